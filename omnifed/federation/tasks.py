@@ -1,0 +1,185 @@
+"""What a coordinator may ask of a site: a closed, declarative, versioned schema. No code ever travels.
+
+The same tasks run in process and deployed. Arrays travel beside a task or reply, as a named state
+(``dict[str, numpy.ndarray]``); everything else is here. Paths of a site never appear in a task.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from omnifed.config import Frozen
+from omnifed.distill.spec import DistillSpec
+from omnifed.models.base import LayerGroup
+from omnifed.models.spec import StudentSpec
+from omnifed.teachers.spec import TeacherSpec
+from omnifed.training.spec import TrainSpec
+
+PROTOCOL = 1
+"""Version of this schema; a site that speaks another one is told so at hello."""
+
+
+class TaskBase(Frozen):
+    """Fields of every task.
+
+    Attributes:
+        id: unique and deterministic (campaign, arm, round, site, kind); a repeated id is
+            answered from the site's store.
+        protocol: :data:`PROTOCOL` of the sender.
+        arm: namespace of the site's local state, so that arms of a comparison never mix.
+    """
+
+    id: str = Field(pattern=r"^[A-Za-z0-9_.:-]{1,200}$")
+    protocol: int = PROTOCOL
+    arm: str = Field("main", pattern=r"^[a-z0-9_-]{1,40}$")
+
+
+class HelloTask(TaskBase):
+    """Who are you, what data do you have?"""
+
+    kind: Literal["hello"] = "hello"
+
+
+class TeachTask(TaskBase):
+    """Fine-tune the teacher at the site and fill its cache. Nothing but metrics comes back."""
+
+    kind: Literal["teach"] = "teach"
+    teacher: TeacherSpec = TeacherSpec()
+
+
+class FitTask(TaskBase):
+    """Train the student for one round. The global part of the state travels with the task.
+
+    Attributes:
+        round: 0-based.
+        student: what to build.
+        train: the fit of this round.
+        local_layers: groups that stay at the site.
+        teacher: given with ``distill``: whose cache to use.
+        distill: OmniKD, or None for supervised training.
+        prox_mu: weight of FedProx's proximal term (Li et al., MLSys 2020); 0 switches it off.
+        upload: ``global`` sends the averaged part; ``all`` also the local layers, for a model that a site which joins
+            later can start from; ``none`` sends nothing (the arm that trains alone).
+    """
+
+    kind: Literal["fit"] = "fit"
+    round: int = Field(ge=0)
+    student: StudentSpec
+    train: TrainSpec
+    local_layers: tuple[LayerGroup, ...] = ()
+    teacher: TeacherSpec | None = None
+    distill: DistillSpec | None = None
+    prox_mu: float = Field(0.0, ge=0)
+    upload: Literal["global", "all", "none"] = "global"
+
+
+class EvaluateTask(TaskBase):
+    """Score a student on one split. Per-case scores stay at the site.
+
+    Attributes:
+        which: ``adopted`` is the model that the site would deploy (chosen by its gate), ``global`` is the state that
+            travels with the task on top of the site's local layers, ``given`` is the travelling state alone.
+    """
+
+    kind: Literal["evaluate"] = "evaluate"
+    student: StudentSpec
+    split: Literal["val", "test"] = "test"
+    which: Literal["adopted", "global", "given"] = "adopted"
+    local_layers: tuple[LayerGroup, ...] = ()
+
+
+Task = Annotated[HelloTask | TeachTask | FitTask | EvaluateTask, Field(discriminator="kind")]
+
+
+class ReplyBase(Frozen):
+    """Fields of every reply: the task's id, the site's registered name, seconds of work."""
+
+    id: str
+    site: str
+    protocol: int = PROTOCOL
+    seconds: float = Field(0.0, ge=0)
+
+
+class HelloReply(ReplyBase):
+    """What a site has. Counts only."""
+
+    kind: Literal["hello"] = "hello"
+    version: str
+    channels: int
+    classes: int
+    labels: tuple[str, ...]
+    modality: str
+    image_size: tuple[int, int]
+    train: int = Field(ge=0)
+    unlabelled: int = Field(0, ge=0)
+    val: int = Field(ge=0)
+    test: int = Field(ge=0)
+    skipped: int = Field(0, ge=0)
+
+
+class TeachReply(ReplyBase):
+    """The teacher's validation Dice and the cache's size."""
+
+    kind: Literal["teach"] = "teach"
+    teacher_id: str
+    dice: float
+    cached: int
+    cache_bytes: int
+    flip_error: float
+    joint_flips: bool
+    scales: dict[str, float] = {}
+
+
+class FitReply(ReplyBase):
+    """Result of a round; the state travels beside it.
+
+    Attributes:
+        n: training cases (the weight of the mean is derived from it).
+        loss: mean loss of the round, and each of its parts by name.
+        dice: validation Dice of the trained model, 0..1.
+        adopted: whether the gate adopted the new model.
+        scales: m_i of OmniKD, once measured.
+    """
+
+    kind: Literal["fit"] = "fit"
+    n: int = Field(ge=0)
+    steps: int = Field(ge=0)
+    loss: dict[str, float]
+    dice: float
+    adopted: bool
+    scales: dict[str, float] = {}
+
+
+class Score(Frozen):
+    """One metric of one class over the cases that have it: mean, 95 % interval, number of cases."""
+
+    metric: str
+    label: str
+    mean: float
+    ci_low: float
+    ci_high: float
+    n: int
+
+
+class EvaluateReply(ReplyBase):
+    """Scores by class and metric."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    n: int
+    scores: tuple[Score, ...]
+
+
+class FailedReply(ReplyBase):
+    """The task failed at the site: number and rule of the error, never a value or a path."""
+
+    kind: Literal["failed"] = "failed"
+    code: str
+    rule: str
+
+
+Reply = Annotated[HelloReply | TeachReply | FitReply | EvaluateReply | FailedReply, Field(discriminator="kind")]
+
+TASK: TypeAdapter[Task] = TypeAdapter(Task)
+REPLY: TypeAdapter[Reply] = TypeAdapter(Reply)

@@ -1,0 +1,57 @@
+"""Files that survive a crash: written aside, flushed to disk, renamed. The only way the framework writes state."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from omnifed.errors import OmniFedError
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replaces ``path`` by ``data``: after a crash either the old or the new file is there, never half of one.
+
+    Args:
+        path: target; its folder is made.
+        data: whole content.
+        mode: permission bits (0o600 for what derives from patient data).
+
+    Raises:
+        OmniFedError: OF103 if the disk is full or not writable; the old file is untouched.
+    """
+    name = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, mode)
+        os.replace(name, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if name:
+            Path(name).unlink(missing_ok=True)
+        raise OmniFedError(
+            "OF103",
+            "State must be written to disk before work goes on; the last good state is kept.",
+            seen=f"{path}: {error.strerror or error}",
+            remedy="Free disk space or permit writing there, then run the same command with --resume.",
+        ) from None
+
+
+def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:
+    """Writes ``value`` as JSON with :func:`write_atomic`; NaN is refused, as no JSON reader takes it."""
+    write_atomic(path, json.dumps(value, indent=1, allow_nan=False).encode(), mode=mode)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,62 @@
+"""How a student is named in configurations, tasks and on the command line. Needs no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from omnifed.config import Frozen
+from omnifed.errors import OmniFedError
+
+PRESETS: dict[str, tuple[float, float]] = {"compact": (0.62, 0.54), "balanced": (1.0, 1.0), "accurate": (1.38, 1.6)}
+"""(alpha, beta) of the paper's three variants (Table 1)."""
+
+
+class StudentSpec(Frozen):
+    """A student by family, scaling and options.
+
+    Attributes:
+        family: ``omnisegnet``; more families register in :mod:`omnifed.models.registry`.
+        alpha: depth multiplier, 0.6..1.5.
+        beta: width multiplier, 0.5..2.0.
+        stem_stride: 1 as in the paper; 2 quarters the latency (logits are upsampled once more).
+        fusion: the 3x3 convolution of the concat block: ``group`` (the paper's, 2 groups) or ``depthwise``.
+        norm: ``batch`` as in the paper or ``group`` (needed by DP-SGD).
+        se, aspp: switched off only for ablations.
+    """
+
+    family: Literal["omnisegnet"] = "omnisegnet"
+    alpha: float = Field(1.0, ge=0.6, le=1.5)
+    beta: float = Field(1.0, ge=0.5, le=2.0)
+    stem_stride: Literal[1, 2] = 1
+    fusion: Literal["group", "depthwise"] = "group"
+    norm: Literal["batch", "group"] = "batch"
+    se: bool = True
+    aspp: bool = True
+
+    @classmethod
+    def parse(cls, text: str) -> StudentSpec:
+        """Reads ``omnisegnet:compact``, ``omnisegnet:compact,stem_stride=2`` or ``omnisegnet:alpha=0.8,beta=0.7``.
+
+        Raises:
+            OmniFedError: OF301 for an unknown family, preset or option.
+        """
+        family, _, rest = text.partition(":")
+        values: dict[str, object] = {"family": family}
+        try:
+            for item in filter(None, (part.strip() for part in rest.split(","))):
+                key, equals, value = item.partition("=")
+                if equals:
+                    values[key] = value
+                else:
+                    values["alpha"], values["beta"] = PRESETS[item]
+            return cls.model_validate(values)
+        except (KeyError, ValueError) as error:
+            raise OmniFedError(
+                "OF301",
+                "A student is FAMILY:PRESET or FAMILY:key=value,... with known family, preset and options.",
+                seen=f"{text!r}: {error}",
+                remedy=f"Use for example omnisegnet:compact; presets are {', '.join(PRESETS)}; options are "
+                "alpha, beta, stem_stride, fusion, norm, se, aspp.",
+            ) from None
