@@ -80,14 +80,19 @@ class EvaluateTask(TaskBase):
 
     Attributes:
         which: ``adopted`` is the model that the site would deploy (chosen by its gate), ``global`` is the state that
-            travels with the task on top of the site's local layers, ``given`` is the travelling state alone.
+            travels with the task on top of the site's local layers, ``given`` is the travelling state alone,
+            ``teacher`` is the site's own teacher.
+        adopt: with ``global``: let the gate adopt that model if its validation Dice is not worse.
+        teacher: with ``teacher``: which one.
     """
 
     kind: Literal["evaluate"] = "evaluate"
     student: StudentSpec
     split: Literal["val", "test"] = "test"
-    which: Literal["adopted", "global", "given"] = "adopted"
+    which: Literal["adopted", "global", "given", "teacher"] = "adopted"
     local_layers: tuple[LayerGroup, ...] = ()
+    adopt: bool = False
+    teacher: TeacherSpec | None = None
 
 
 Task = Annotated[HelloTask | TeachTask | FitTask | EvaluateTask, Field(discriminator="kind")]
