@@ -1,0 +1,153 @@
+"""The site's side of every task: the same object in process, under Ray and on a deployed federation."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from omnifed.data.prepare import SiteData
+from omnifed.evaluation.metrics import mean_dice, score_cases
+from omnifed.evaluation.predict import predict_masks
+from omnifed.evaluation.scores import summarise
+
+import omnifed
+from omnifed.errors import OmniFedError
+from omnifed.federation.tasks import (
+    PROTOCOL,
+    EvaluateReply,
+    EvaluateTask,
+    FailedReply,
+    FitTask,
+    HelloReply,
+    HelloTask,
+    Reply,
+    Task,
+    TeachTask,
+)
+from omnifed.models.base import partition
+from omnifed.states import State
+from omnifed.teachers.base import Progress
+from omnifed_client import student, teaching
+from omnifed_client.store import SiteStore
+
+log = logging.getLogger("omnifed.client")
+
+
+class SiteExecutor:
+    """Executes tasks on one site's data and keeps the site's state.
+
+    Args:
+        data: the site's prepared splits.
+        folder: state of the site on disk.
+        checkpoints: folder of large teacher checkpoints at the site.
+        progress: told about steps of long work.
+    """
+
+    def __init__(
+        self, data: SiteData, folder: Path, *, checkpoints: Path | None = None, progress: Progress | None = None
+    ) -> None:
+        self.data, self.store = data, SiteStore(folder)
+        self.checkpoints, self.progress = checkpoints, progress
+
+    def execute(self, task: Task, state: State) -> tuple[Reply, State]:
+        """Does one task. Never raises for what a site can cause: a failure is a reply with number and rule alone.
+
+        Args:
+            task: what to do; a task that was finished before is answered from the store.
+            state: arrays that travel with it.
+
+        Returns:
+            The reply and the arrays that travel with it.
+        """
+        try:
+            done = self.store.finished(task)
+            if done is not None:
+                return done
+            started = time.perf_counter()
+            reply, upload = self._do(task, state)
+            reply = reply.model_copy(update={"seconds": time.perf_counter() - started})
+            self.store.finish(task, reply, upload)
+            return reply, upload
+        except OmniFedError as error:
+            log.error("task %s failed: %s", task.id, error)
+            return self._failed(task, error.code, error.rule), {}
+        except MemoryError:
+            rule = "The task must fit into the site's memory."
+            return self._failed(task, "OF511", rule), {}
+        except Exception as error:
+            # The type's name is safe; the message might hold a path or a name, so it stays here.
+            rule = f"A task must not fail in an unforeseen way ({type(error).__name__}); the site's log has the cause."
+            log.exception("task %s failed", task.id, exc_info=error)
+            return self._failed(task, "OF512", rule), {}
+
+    def _do(self, task: Task, state: State) -> tuple[Reply, State]:
+        if task.protocol != PROTOCOL:
+            raise OmniFedError(
+                "OF513",
+                f"Site and coordinator must speak the same protocol; this site speaks {PROTOCOL}.",
+                seen=str(task.protocol),
+                remedy="Install the same omnifed release on both sides.",
+            )
+        if isinstance(task, HelloTask):
+            return self._hello(task), {}
+        if isinstance(task, TeachTask):
+            return teaching.teach(task, self.data, self.store, self.checkpoints, self.progress), {}
+        if isinstance(task, FitTask):
+            lesson = teaching.lesson_of(task.teacher, self.store)
+            return student.fit_round(task, state, self.data, self.store, lesson, self.progress)
+        return self._evaluate(task, state), {}
+
+    def _hello(self, task: HelloTask) -> HelloReply:
+        config, data = self.data.config, self.data
+        return HelloReply(
+            id=task.id,
+            site=config.name,
+            version=omnifed.__version__,
+            channels=config.channels,
+            classes=len(config.labels),
+            labels=tuple(config.labels.values()),
+            modality=config.modality,
+            image_size=(int(data.train.images.shape[2]), int(data.train.images.shape[3])),
+            train=int(data.train.has_mask.sum()),
+            unlabelled=int((~data.train.has_mask).sum()),
+            val=len(data.val),
+            test=len(data.test),
+            skipped=len(data.skipped),
+        )
+
+    def _evaluate(self, task: EvaluateTask, state: State) -> EvaluateReply:
+        split = self.data.val if task.split == "val" else self.data.test
+        if task.which == "teacher":
+            teacher = teaching.load_teacher(task.teacher, self.data, self.store, self.checkpoints)
+            predicted = predict_masks(teacher.predict, split)
+        else:
+            weights = self._weights(task, state)
+            predicted = predict_masks(student.student_from(weights, task.student, self.data.config.spec), split)
+            if task.adopt:
+                self._adopt(task, weights, mean_dice(predicted, split))
+        cases = score_cases(predicted, split)
+        self.store.save_evaluation(task.arm, task.which, task.split, predicted, cases.values)
+        scores = summarise(cases, list(self.data.config.labels.values()))
+        return EvaluateReply(id=task.id, site=self.data.config.name, n=len(cases.ids), scores=scores)
+
+    def _weights(self, task: EvaluateTask, state: State) -> State:
+        if task.which == "given":
+            return state
+        if task.which == "adopted":
+            return self.store.adopted(task.arm)[0]
+        own = self.store.last_model(task.arm)
+        if not own:
+            return state
+        groups = student.student_from(own, task.student, self.data.config.spec).layer_groups()
+        return own | student.incoming(state, partition(groups, task.local_layers), first=False)
+
+    def _adopt(self, task: EvaluateTask, weights: State, dice: float) -> None:
+        if task.split != "val":
+            raise OmniFedError("OF515", "A model is adopted by its validation cases, never by its test cases.")
+        best, best_dice = self.store.adopted(task.arm)
+        better = dice >= best_dice
+        self.store.save_final(task.arm, weights if better else best, dice if better else best_dice)
+
+    def _failed(self, task: Task, code: str, rule: str) -> FailedReply:
+        return FailedReply(id=task.id, site=self.data.config.name, code=code, rule=rule)

@@ -1,0 +1,158 @@
+"""What a site keeps on disk: its student after each round, the model it adopted, finished replies, its teacher.
+
+Everything is keyed by what asked for it (arm, round, task id), so that a task that is asked again after a crash either
+finds its finished reply or starts from exactly the state that it started from before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omnifed.errors import OmniFedError
+from omnifed.federation.tasks import REPLY, FitTask, Reply, Task
+from omnifed.states import State, read_state, strip_prefix, write_state
+from omnifed.teachers.spec import TeacherSpec
+
+KEPT_ROUNDS = 2
+
+
+class SiteStore:
+    """The state folder of one site.
+
+    Args:
+        folder: private to the site; made with mode 0700.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder = folder
+
+    # Finished replies -------------------------------------------------------------------------------------------
+
+    def _reply(self, task: Task) -> Path:
+        digest = hashlib.sha256(task.model_dump_json().encode()).hexdigest()[:24]
+        return self.folder / "replies" / task.arm / f"{task.kind}-{digest}.safetensors"
+
+    def finished(self, task: Task) -> tuple[Reply, State] | None:
+        """The stored reply to exactly this task, if it was finished before."""
+        path = self._reply(task)
+        if not path.is_file():
+            return None
+        state, meta = read_state(path)
+        return REPLY.validate_python(meta["reply"]), state
+
+    def finish(self, task: Task, reply: Reply, state: State) -> None:
+        """Keeps a finished reply; replies to rounds that are long over are removed."""
+        path = self._reply(task)
+        round_ = task.round if isinstance(task, FitTask) else -1
+        write_state(path, state, {"reply": reply.model_dump(mode="json"), "round": round_})
+        if round_ < KEPT_ROUNDS:
+            return
+        for other in path.parent.glob("fit-*.safetensors"):
+            if 0 <= _head(other).get("round", -1) <= round_ - KEPT_ROUNDS:
+                other.unlink(missing_ok=True)
+
+    # The student, round by round --------------------------------------------------------------------------------
+
+    def _round(self, arm: str, round_: int, what: str) -> Path:
+        return self.folder / "arms" / arm / f"{what}-{round_:04d}.safetensors"
+
+    def save_round(self, arm: str, round_: int, state: State, meta: dict[str, Any]) -> None:
+        """Keeps the site's state after a round; ``meta["adopted_round"]`` says which adopted model it refers to."""
+        write_state(self._round(arm, round_, "round"), state, meta)
+        for what in ("round", "adopted"):
+            keep = {round_ - age for age in range(KEPT_ROUNDS)} | {
+                meta["adopted_round"],
+                meta["previous_adopted_round"],
+            }
+            for path in self._round(arm, 0, what).parent.glob(f"{what}-*.safetensors"):
+                if int(path.stem.rpartition("-")[2]) not in keep:
+                    path.unlink(missing_ok=True)
+
+    def load_round(self, arm: str, round_: int) -> tuple[State, dict[str, Any]] | None:
+        """The site's state after ``round_``, or None if it has none."""
+        path = self._round(arm, round_, "round")
+        return read_state(path) if path.is_file() else None
+
+    def last_round(self, arm: str) -> int | None:
+        """The last round after which the site has a state."""
+        paths = sorted((self.folder / "arms" / arm).glob("round-*.safetensors"))
+        return int(paths[-1].stem.rpartition("-")[2]) if paths else None
+
+    def save_adopted(self, arm: str, round_: int, model: State, dice: float) -> None:
+        """Keeps the model that the gate adopted in ``round_``."""
+        write_state(self._round(arm, round_, "adopted"), model, {"dice": dice})
+
+    def load_adopted(self, arm: str, round_: int) -> tuple[State, float]:
+        """The model adopted in ``round_`` and its validation Dice."""
+        state, meta = read_state(self._round(arm, round_, "adopted"))
+        return state, meta["dice"]
+
+    def save_final(self, arm: str, model: State, dice: float) -> None:
+        """Keeps the model that the gate chose after the last round."""
+        write_state(self._final(arm), model, {"dice": dice})
+
+    def adopted(self, arm: str) -> tuple[State, float]:
+        """The model that this site would deploy, and its validation Dice.
+
+        Raises:
+            OmniFedError: OF514 if the arm has not been trained here.
+        """
+        if self._final(arm).is_file():
+            state, meta = read_state(self._final(arm))
+            return state, meta["dice"]
+        last = self.last_round(arm)
+        if last is None:
+            raise OmniFedError(
+                "OF514",
+                "A site deploys only what it has trained and adopted.",
+                seen=arm,
+                remedy="Run at least one round of this arm at this site first.",
+            )
+        _, meta = read_state(self._round(arm, last, "round"))
+        return self.load_adopted(arm, meta["adopted_round"])
+
+    def last_model(self, arm: str) -> State:
+        """The site's student after its last round; empty before any."""
+        last = self.last_round(arm)
+        return {} if last is None else strip_prefix("model", read_state(self._round(arm, last, "round"))[0])
+
+    def _final(self, arm: str) -> Path:
+        return self.folder / "arms" / arm / "final.safetensors"
+
+    # Evaluations ------------------------------------------------------------------------------------------------
+
+    def _evaluation(self, arm: str, which: str, split: str) -> Path:
+        return self.folder / "arms" / arm / f"cases-{which}-{split}.safetensors"
+
+    def save_evaluation(self, arm: str, which: str, split: str, masks: np.ndarray, values: np.ndarray) -> None:
+        """Keeps predicted masks (N, H, W) and scores (N, classes - 1, metrics) of single cases: they never leave."""
+        write_state(self._evaluation(arm, which, split), {"masks": masks, "values": values}, {})
+
+    def load_evaluation(self, arm: str, which: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """What :meth:`save_evaluation` kept."""
+        state, _ = read_state(self._evaluation(arm, which, split))
+        return state["masks"], state["values"]
+
+    def fit_checkpoint(self, arm: str, round_: int) -> Path:
+        """Where the training loop keeps its place within a round."""
+        return self.folder / "arms" / arm / f"fit-{round_:04d}.ckpt"
+
+    # The teacher ------------------------------------------------------------------------------------------------
+
+    def teacher_folder(self, spec: TeacherSpec) -> Path:
+        """Folder of one teacher: the same specification finds the same teacher again."""
+        digest = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:16]
+        return self.folder / "teachers" / f"{spec.kind}-{digest}"
+
+
+def _head(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        head = json.loads(file.read(size))
+    return json.loads(head["__metadata__"]["json"])

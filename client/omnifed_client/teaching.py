@@ -1,0 +1,96 @@
+"""The teacher at the site: fine-tuned once, cached once, found again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from omnifed.data.prepare import SiteData
+from omnifed.teachers.cache import TeacherCache
+from omnifed.teachers.registry import build_teacher
+
+from omnifed.errors import OmniFedError
+from omnifed.federation.tasks import TeachReply, TeachTask
+from omnifed.files import write_json
+from omnifed.teachers.base import Progress, Teacher
+from omnifed.teachers.spec import TeacherSpec
+from omnifed_client.store import SiteStore
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a student needs of its site's teacher: the cached maps, not the network."""
+
+    cache: TeacherCache
+    views: int
+    joint_flips: bool
+    feature_channels: Mapping[str, int]
+
+
+def teach(
+    task: TeachTask, data: SiteData, store: SiteStore, checkpoints: Path | None, progress: Progress | None = None
+) -> TeachReply:
+    """Fine-tunes the teacher on the site's labelled images and caches its maps of every training image."""
+    folder = store.teacher_folder(task.teacher)
+    teacher = _build(task.teacher, data, checkpoints)
+    weights, fitted = folder / "weights.safetensors", folder / "fit.json"
+    if fitted.is_file():
+        teacher.load(weights)
+        metrics = json.loads(fitted.read_text())
+    else:
+        metrics = dict(teacher.fit(data.train, data.val, checkpoint=folder / "fit.ckpt", progress=progress))
+        teacher.save(weights)
+        write_json(fitted, metrics)
+    report = TeacherCache(folder / "cache", teacher.id).build(teacher, data.train, task.teacher.views, progress)
+    about = {
+        "id": teacher.id,
+        "feature_channels": dict(teacher.feature_channels),
+        "views": task.teacher.views,
+        "joint_flips": report.joint_flips,
+    }
+    write_json(folder / "lesson.json", about)
+    return TeachReply(
+        id=task.id,
+        site=data.config.name,
+        teacher_id=teacher.id,
+        dice=metrics["dice"],
+        cached=report.cached + report.reused,
+        cache_bytes=report.bytes,
+        flip_error=report.flip_error,
+        joint_flips=report.joint_flips,
+    )
+
+
+def lesson_of(spec: TeacherSpec | None, store: SiteStore) -> Lesson | None:
+    """What :func:`teach` left behind, or None where it has not run."""
+    if spec is None:
+        return None
+    folder = store.teacher_folder(spec)
+    if not (folder / "lesson.json").is_file():
+        return None
+    about = json.loads((folder / "lesson.json").read_text())
+    cache = TeacherCache(folder / "cache", about["id"])
+    return Lesson(cache, about["views"], about["joint_flips"], about["feature_channels"])
+
+
+def load_teacher(spec: TeacherSpec | None, data: SiteData, store: SiteStore, checkpoints: Path | None) -> Teacher:
+    """The site's fine-tuned teacher.
+
+    Raises:
+        OmniFedError: OF510 if it was not taught yet.
+    """
+    if spec is None or not (store.teacher_folder(spec) / "fit.json").is_file():
+        raise OmniFedError(
+            "OF510",
+            "A task that needs the site's teacher comes after the teach task.",
+            remedy="Send a teach task with the same teacher first.",
+        )
+    teacher = _build(spec, data, checkpoints)
+    teacher.load(store.teacher_folder(spec) / "weights.safetensors")
+    return teacher
+
+
+def _build(spec: TeacherSpec, data: SiteData, checkpoints: Path | None) -> Teacher:
+    return build_teacher(spec, data.config.spec, image_size=data.train.images.shape[2:], checkpoint_dir=checkpoints)
