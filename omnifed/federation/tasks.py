@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter
 
 from omnifed.config import Frozen
 from omnifed.distill.spec import DistillSpec
+from omnifed.evaluation.score import Score as Score
 from omnifed.models.base import LayerGroup
 from omnifed.models.spec import StudentSpec
 from omnifed.teachers.spec import TeacherSpec
@@ -155,17 +156,6 @@ class FitReply(ReplyBase):
     dice: float
     adopted: bool
     scales: dict[str, float] = {}
-
-
-class Score(Frozen):
-    """One metric of one class over the cases that have it: mean, 95 % interval, number of cases."""
-
-    metric: str
-    label: str
-    mean: float
-    ci_low: float
-    ci_high: float
-    n: int
 
 
 class EvaluateReply(ReplyBase):

@@ -1,0 +1,34 @@
+"""What leaves a site after an evaluation: one number a class and metric, never a case. Needs no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from omnifed.config import Frozen
+
+MEAN = "mean"
+"""Label of the foreground mean of a case: the mean over the foreground classes that the case defines."""
+
+Metric = Literal["dice", "iou", "hd95", "nsd"]
+METRICS: tuple[Metric, ...] = ("dice", "iou", "hd95", "nsd")
+
+
+class Score(Frozen):
+    """One metric of one class over the cases that define it.
+
+    Attributes:
+        metric: one of :data:`METRICS`.
+        label: a foreground label's name, or :data:`MEAN`.
+        mean: over cases.
+        ci_low, ci_high: 95 % interval, bootstrap by patient; None where there are fewer than two patients.
+        n: cases that define the value (a class absent from both truth and prediction does not count).
+        unit: ``mm`` or ``px`` for ``hd95``, else empty.
+    """
+
+    metric: str
+    label: str
+    mean: float
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    unit: Literal["", "mm", "px"] = ""
