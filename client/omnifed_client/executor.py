@@ -6,13 +6,12 @@ import logging
 import time
 from pathlib import Path
 
+import omnifed
 from omnifed.data.prepare import SiteData
+from omnifed.errors import OmniFedError
 from omnifed.evaluation.metrics import mean_dice, score_cases
 from omnifed.evaluation.predict import predict_masks
 from omnifed.evaluation.scores import summarise
-
-import omnifed
-from omnifed.errors import OmniFedError
 from omnifed.federation.tasks import (
     PROTOCOL,
     EvaluateReply,

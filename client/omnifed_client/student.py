@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from omnifed.data.prepare import SiteData
-from omnifed.distill.omnikd import OmniKD
-from omnifed.evaluation.metrics import mean_dice
-from omnifed.evaluation.predict import predict_masks
-from omnifed.models.registry import build_student
-from omnifed.training.batches import Batches
-from omnifed.training.loop import fit
-from omnifed.training.objectives import Objective, distilled, supervised, with_proximal
 from torch import nn
 
+from omnifed.data.prepare import SiteData
+from omnifed.distill.omnikd import OmniKD
 from omnifed.distill.spec import DistillSpec
 from omnifed.errors import OmniFedError
+from omnifed.evaluation.metrics import mean_dice
+from omnifed.evaluation.predict import predict_masks
 from omnifed.federation.tasks import FitReply, FitTask
 from omnifed.models.base import BOTTLENECK, SiteSpec, partition
+from omnifed.models.registry import build_student
 from omnifed.models.spec import StudentSpec
 from omnifed.models.weights import load_state, to_state, to_tensors
 from omnifed.states import State, add_prefix, strip_prefix
 from omnifed.teachers.base import Progress
+from omnifed.training.batches import Batches
+from omnifed.training.loop import fit
+from omnifed.training.objectives import Objective, distilled, supervised, with_proximal
 from omnifed_client.store import SiteStore
 from omnifed_client.teaching import Lesson
 

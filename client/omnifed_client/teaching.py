@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnifed.data.prepare import SiteData
-from omnifed.teachers.cache import TeacherCache
-from omnifed.teachers.registry import build_teacher
-
 from omnifed.errors import OmniFedError
 from omnifed.federation.tasks import TeachReply, TeachTask
 from omnifed.files import write_json
 from omnifed.teachers.base import Progress, Teacher
+from omnifed.teachers.cache import TeacherCache
+from omnifed.teachers.registry import build_teacher
 from omnifed.teachers.spec import TeacherSpec
 from omnifed_client.store import SiteStore
 
