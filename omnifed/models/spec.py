@@ -48,7 +48,7 @@ class StudentSpec(Frozen):
             for item in filter(None, (part.strip() for part in rest.split(","))):
                 key, equals, value = item.partition("=")
                 if equals:
-                    values[key] = value
+                    values[key] = int(value) if value.isdecimal() else value
                 else:
                     values["alpha"], values["beta"] = PRESETS[item]
             return cls.model_validate(values)
