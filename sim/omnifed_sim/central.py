@@ -1,7 +1,7 @@
 """The arm `central`: all sites' images in one place, the ceiling that a federation is measured against.
 
-Equal sites (same channels and labels) are pooled into one training set. Unlike sites share one trunk: each has a student
-of its own whose global tensors are the very same parameters, and the steps go round the sites.
+Equal sites (same channels and labels) are pooled into one training set. Unlike sites share one trunk: each has a
+student of its own whose global tensors are the very same parameters, and the steps go round the sites.
 """
 
 from __future__ import annotations
