@@ -24,7 +24,7 @@ def write_state(path: Path, state: Mapping[str, np.ndarray], meta: Mapping[str, 
     Raises:
         OmniFedError: OF103 if the disk is full.
     """
-    arrays = {key: np.ascontiguousarray(value) for key, value in state.items()}
+    arrays = {key: np.asarray(value, order="C") for key, value in state.items()}
     write_atomic(path, save(arrays, metadata={"json": json.dumps(dict(meta), allow_nan=False)}), mode=mode)
 
 
