@@ -8,3 +8,12 @@ app = App(
     name="omnifed",
     help="Federated, edge-native training for medical image segmentation: look at data, models and reports.",
 )
+
+
+@app.callback()
+def _commands() -> None:
+    # Without a callback typer makes a single command the whole program.
+    pass
+
+
+from omnifed.cli import describe as describe  # noqa: E402
