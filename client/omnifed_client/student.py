@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,8 @@ from omnifed.models.weights import load_state, to_state, to_tensors
 from omnifed.states import State, add_prefix, strip_prefix
 from omnifed.teachers.base import Progress
 from omnifed.training.batches import Batches
-from omnifed.training.loop import fit
-from omnifed.training.objectives import Objective, distilled, supervised, with_proximal
+from omnifed.training.loop import Objective, fit
+from omnifed.training.objectives import distilled, supervised, with_proximal
 from omnifed_client.store import SiteStore
 from omnifed_client.teaching import Lesson
 
@@ -101,7 +102,8 @@ def fit_round(
         progress=progress,
         optimizer_state=to_tensors(optimizer) if optimizer else None,
     )
-    dice = result.dice
+    # Without validation cases every new model is adopted: there is nothing to hold against it.
+    dice = result.dice if math.isfinite(result.dice) else 0.0
     adopted = gate.offer(store, task.arm, task.round, model, dice)
     scales = {name: float(value) for name, value in kd.scales.items()} if kd else {}
     kept = add_prefix("model", to_state(model)) | add_prefix("optimizer", to_state(result.optimizer_state))

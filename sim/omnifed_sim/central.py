@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -60,6 +61,7 @@ def train_central(
     student: StudentSpec,
     spec: TrainSpec,
     local_layers: Sequence[LayerGroup],
+    checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> list[State]:
     """Trains on all sites at once, with as many steps in all as the sites of a federation take together.
@@ -69,6 +71,7 @@ def train_central(
         student: what to train.
         spec: the fit over all rounds of one site; steps are multiplied by the number of sites.
         local_layers: groups that unlike sites cannot share (stem, head, norm); empty for equal sites.
+        checkpoint: where a killed fit goes on.
         progress: told about steps.
 
     Returns:
@@ -81,7 +84,16 @@ def train_central(
     if not local_layers:
         train, val = pool([s.train for s in sites]), pool([s.val for s in sites])
         model = build_student(student, sites[0].config.spec, seed=spec.seed)
-        fit(model, train, val, spec, supervised(), batches=Batches(train, spec, labelled_only=True), progress=progress)
+        fit(
+            model,
+            train,
+            val,
+            spec,
+            supervised(),
+            batches=Batches(train, spec, labelled_only=True),
+            checkpoint=checkpoint,
+            progress=progress,
+        )
         return [to_state(model)] * len(sites)
 
     models = nn.ModuleList(_shared_trunk(sites, student, spec.seed, local_layers))
@@ -95,7 +107,17 @@ def train_central(
         return float(np.mean([mean_dice(predict_masks(m, s.val), s.val) for m, s in pairs]))
 
     turns = RoundRobin([Batches(s.train, spec, labelled_only=True) for s in sites])
-    fit(models, sites[0].train, None, spec, objective, batches=turns, validate=validate, progress=progress)
+    fit(
+        models,
+        sites[0].train,
+        None,
+        spec,
+        objective,
+        batches=turns,
+        validate=validate,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
     return [to_state(model) for model in models]
 
 

@@ -1,0 +1,161 @@
+"""`omnifed-sim`: a federation on one machine."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import ParameterSource
+
+from omnifed.cli.shared import App
+
+app = App(
+    name="omnifed-sim",
+    no_args_is_help=False,
+    help="""Simulates a federation on one machine: teachers, distilled students, rounds, scores, models and a report.
+
+**Examples**
+
+`omnifed-sim --out runs/demo` six phantom sites, four arms, about eight minutes
+
+`omnifed-sim --preset hospitals --arms local,fedbn,omnikd,central --out runs/hospitals`
+
+`omnifed-sim --data DATA --sites isic,intraop --rounds 10 --out runs/two` real images
+
+`omnifed-sim --data DATA --split isic:4 --hold-out isic-4 --out runs/four` one site cut into four hospitals
+
+`omnifed-sim --out runs/demo --resume` goes on after a crash
+""",
+)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/sim"),
+    config: Annotated[Path | None, typer.Option(help="TOML file with any of the settings; options win.")] = None,
+    preset: Annotated[str, typer.Option(help="Phantom sites: modalities | hospitals.")] = "modalities",
+    data: Annotated[str, typer.Option(help="Folder whose sub-folders are sites of real images.")] = "",
+    sites: Annotated[str, typer.Option(help="Names of the sites to take, comma-separated; all by default.")] = "",
+    split: Annotated[str, typer.Option(help="SITE:K cuts a site by patient into K hospitals.")] = "",
+    skew: Annotated[str, typer.Option(help="How these differ: none | quantity | label | scanner.")] = "none",
+    hold_out: Annotated[str, typer.Option(help="Sites that never train; the shared model is tested there.")] = "",
+    arms: Annotated[
+        str, typer.Option(help="Methods to compare: local, fedavg, fedprox, fedbn, omnikd, central.")
+    ] = "local,fedavg,fedbn,omnikd",
+    rounds: Annotated[int, typer.Option(help="Rounds of the federation.")] = 5,
+    steps: Annotated[int, typer.Option(help="Optimiser steps a site and round.")] = 40,
+    student: Annotated[
+        str, typer.Option(help="FAMILY:PRESET or FAMILY:key=value,...; see `omnifed describe`.")
+    ] = "omnisegnet:compact,stem_stride=2",
+    teacher: Annotated[str, typer.Option(help="sam-tiny | sam | cnn | onnx.")] = "sam-tiny",
+    teacher_steps: Annotated[int, typer.Option(help="Optimiser steps of each teacher.")] = 300,
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint file of the teacher (sam, onnx).")] = "",
+    image_size: Annotated[int, typer.Option(help="Side in pixels, a multiple of 32; 0 keeps each site's own.")] = 128,
+    lr: Annotated[float, typer.Option(help="Learning rate of the students (AdamW, cosine).")] = 2e-3,
+    emulate: Annotated[str, typer.Option(help="TOML file of site speeds, bandwidths and drop-outs.")] = "",
+    deadline: Annotated[float, typer.Option(help="Seconds a site may take for a task; 0 waits.")] = 0.0,
+    backend: Annotated[str, typer.Option(help="inprocess | ray.")] = "inprocess",
+    seed: Annotated[int, typer.Option(help="Everything derives from it.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in --out first.")] = False,
+) -> None:
+    """Runs a simulation."""
+    if context.invoked_subcommand is not None:
+        return
+    from omnifed_sim.console import Screen
+    from omnifed_sim.run import open_run, run
+
+    values = {
+        "preset": preset, "data": data, "sites": _names(sites), "split": split, "skew": skew,
+        "hold_out": _names(hold_out), "arms": _names(arms), "rounds": rounds, "steps": steps, "student": student,
+        "teacher": teacher, "teacher_steps": teacher_steps, "checkpoint": checkpoint, "image_size": image_size,
+        "lr": lr, "emulate": emulate, "deadline": deadline, "backend": backend, "seed": seed,
+    }  # fmt: skip
+    given = {
+        name: value
+        for name, value in values.items()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+    wanted = settings(config, given) if given or config or not resume else None
+    chosen = open_run(out, wanted, resume=resume, overwrite=overwrite)
+    screen, started = Screen(), time.perf_counter()
+    with screen.live():
+        report = run(chosen, out, screen)
+    from omnifed.evaluation.console import summary_table
+
+    screen.console.print(summary_table(out))
+    screen.say(f"{(time.perf_counter() - started) / 60:.1f} min. Report: {report}")
+
+
+def settings(file: Path | None, given: dict[str, Any]) -> Any:
+    """The configuration from a TOML file and the options that were given; options win.
+
+    Raises:
+        OmniFedError: OF101 or OF102 for a bad file or value, OF301 for an unknown student.
+    """
+    import tomllib
+
+    from omnifed.config import load_toml, parse
+    from omnifed.models.spec import StudentSpec
+    from omnifed_sim.config import SimConfig
+
+    values: dict[str, Any] = {}
+    if file is not None:
+        load_toml(SimConfig, file)  # checks the file by itself, so that errors name its keys
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    given = dict(given)
+    if "student" in given:
+        values["student"] = StudentSpec.parse(given.pop("student")).model_dump()
+    teacher = {"kind": given.pop("teacher", None), "checkpoint": given.pop("checkpoint", None)}
+    steps = given.pop("teacher_steps", None)
+    if any(value is not None for value in (*teacher.values(), steps)):
+        base = SimConfig.model_validate(values).teacher.model_dump()
+        base |= {key: value for key, value in teacher.items() if value is not None}
+        values["teacher"] = {**base, "train": {**base["train"], **({"steps": steps} if steps else {})}}
+    if "deadline" in given:
+        given["deadline_s"] = given.pop("deadline")
+    return parse(SimConfig, {**values, **given}, "the options")
+
+
+@app.command("pretrain-teacher")
+def pretrain_teacher(
+    out: Annotated[Path, typer.Option(help="Where the weights go.")] = Path("sam_tiny.safetensors"),
+    minutes: Annotated[float, typer.Option(help="How long to train.")] = 15.0,
+    seed: Annotated[int, typer.Option(help="Of the phantoms and the weights.")] = 1_000_003,
+) -> None:
+    """Makes the embedded teacher: sam-tiny, pre-trained on endless phantoms.
+
+    Example: `omnifed-sim pretrain-teacher --minutes 15 --out sam_tiny.safetensors`
+    """
+    from omnifed_sim.console import Screen
+    from omnifed_sim.pretrain import pretrain
+
+    screen = Screen()
+    with screen.live():
+        screen.stage("pre-training", 1)
+        pretrain(out, minutes=minutes, seed=seed, progress=screen.progress_of("sam-tiny"))
+    screen.say(f"weights: {out}")
+
+
+@app.command("phantoms")
+def phantoms(
+    out: Annotated[Path, typer.Argument(help="Folder for the sites.")],
+    preset: Annotated[str, typer.Option(help="modalities | hospitals.")] = "modalities",
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    image_size: Annotated[int, typer.Option(help="Side in pixels.")] = 128,
+) -> None:
+    """Writes phantom sites in their native formats, to look at or to try `omnifed check` on.
+
+    Example: `omnifed-sim phantoms /tmp/sites --preset hospitals`
+    """
+    from omnifed_sim.phantoms import write_preset
+
+    for folder in write_preset(preset, out, seed=seed, image_size=image_size):  # type: ignore[arg-type]
+        typer.echo(str(folder))

@@ -1,0 +1,94 @@
+"""What a person sees while a simulation runs: bars on a terminal, one plain line a step when piped, events on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from omnifed.teachers.base import Progress as Callback
+
+
+class Screen:
+    """Bars for stages and sites; silent bars and plain lines where the output is no terminal."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self._bars = Progress(
+            TextColumn("{task.description}", justify="left"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._tasks: dict[str, Any] = {}
+
+    @contextmanager
+    def live(self) -> Iterator[Screen]:
+        """Shows the bars while the block runs."""
+        with self._bars:
+            yield self
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        self._bars.console.print(text)
+
+    def stage(self, name: str, total: int) -> None:
+        """Starts the bar of a stage, in place of the last one's."""
+        for task in self._tasks.values():
+            self._bars.remove_task(task)
+        self._tasks = {"": self._bars.add_task(f"[bold]{name}", total=total, note="")}
+
+    def advance(self, note: str = "") -> None:
+        """One step of the stage is done."""
+        self._bars.advance(self._tasks[""])
+        self._bars.update(self._tasks[""], note=note)
+
+    def progress_of(self, site: str) -> Callback:
+        """A callback that draws the bar of one site's work."""
+
+        def progress(done: int, total: int, text: str) -> None:
+            if self._bars.disable:
+                return
+            for other in [key for key in self._tasks if key not in ("", site)]:
+                self._bars.remove_task(self._tasks.pop(other))
+            if site not in self._tasks:
+                self._tasks[site] = self._bars.add_task(f"  {site}", total=total, note=text)
+            self._bars.update(self._tasks[site], completed=done, total=total, note=text)
+
+        return progress
+
+
+class EventLog:
+    """RUN/events.jsonl: one JSON object a line, flushed at once; a line cut off by a crash is dropped on reading."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            whole = [line for line in path.read_text(encoding="utf-8").splitlines() if _whole(line)]
+            path.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+
+    def add(self, event: str, values: dict[str, Any]) -> None:
+        """Appends one event."""
+        record = {"time": round(time.time(), 3), "event": event, **values}
+        self._file.write(json.dumps(record, allow_nan=False, default=float) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def _whole(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False

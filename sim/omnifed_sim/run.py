@@ -1,0 +1,207 @@
+"""A whole simulation: sites, teachers, the arms of the comparison, scores, exported models and the report."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import omnifed
+from omnifed.config import parse
+from omnifed.data.prepare import SiteData
+from omnifed.errors import OmniFedError
+from omnifed.evaluation.predict import predict_masks
+from omnifed.evaluation.report import write_report
+from omnifed.export.onnx import export_student
+from omnifed.files import write_json
+from omnifed.models.registry import build_student
+from omnifed.models.scaling import architecture_key, costs
+from omnifed.models.weights import load_state
+from omnifed.transport.apps import client_app, server_app
+from omnifed.transport.flower_compat import Context, Grid, RecordDict
+from omnifed.transport.inprocess import InProcessGrid
+from omnifed.transport.pool import TaskPool
+from omnifed_client.executor import SiteExecutor
+from omnifed_sim import emulation
+from omnifed_sim.campaign import Campaign, Outcome
+from omnifed_sim.config import SimConfig
+from omnifed_sim.console import EventLog, Screen
+from omnifed_sim.machine import processor
+from omnifed_sim.results import Results, about_site
+from omnifed_sim.sites import prepare_sites, site_folders
+
+EXPORTED = ("omnikd", "fedbn", "fedprox", "fedavg", "local", "central")
+"""The arm whose models are exported is the first of these that was run."""
+PARITY_CASES = 8
+
+
+def open_run(folder: Path, config: SimConfig | None, *, resume: bool = False, overwrite: bool = False) -> SimConfig:
+    """Makes a run folder, or opens the one to resume.
+
+    Args:
+        folder: RUN.
+        config: what to run; None with ``resume`` takes the folder's own.
+        resume: go on with the run that the folder holds.
+        overwrite: delete that run first.
+
+    Raises:
+        OmniFedError: OF120 if the folder holds a run already, OF121 if there is nothing to resume, OF122 if the two
+            differ.
+    """
+    file = folder / "config.json"
+    if resume:
+        if not file.is_file():
+            raise OmniFedError(
+                "OF121", "Only a run folder with config.json can be resumed.", seen=str(folder), remedy="Check --out."
+            )
+        stored = parse(SimConfig, json.loads(file.read_text())["config"], str(file))
+        if config is not None and config != stored:
+            new, old = config.model_dump(), stored.model_dump()
+            raise OmniFedError(
+                "OF122",
+                "A resumed run keeps its configuration.",
+                seen=", ".join(f"{key}: {new[key]!r}, stored {old[key]!r}" for key in new if new[key] != old[key]),
+                remedy="Leave the options out, or start a new run with another --out.",
+            )
+        return stored
+    if file.is_file() and not overwrite:
+        raise OmniFedError(
+            "OF120",
+            "A run folder is never overwritten by accident.",
+            seen=str(folder),
+            remedy="Use --resume, --overwrite or another --out.",
+        )
+    if file.is_file():
+        shutil.rmtree(folder)
+    config = config or SimConfig()
+    about = {
+        "config": config.model_dump(mode="json"),
+        "versions": {"omnifed": omnifed.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "machine": {"system": platform.platform(), "processor": processor(), "threads": torch.get_num_threads()},
+    }
+    write_json(file, about)
+    return config
+
+
+def run(config: SimConfig, folder: Path, screen: Screen) -> Path:
+    """Runs or continues a simulation.
+
+    Args:
+        config: from :func:`open_run`.
+        folder: RUN.
+        screen: what the user sees.
+
+    Returns:
+        Path of the report.
+    """
+    events = EventLog(folder / "events.jsonl")
+    screen.stage("sites", 1)
+    folders = site_folders(config, folder, screen.progress_of("phantoms"))
+    sites = prepare_sites(folders, config, folder, screen.progress_of)
+    _tell_skipped(sites, events, screen)
+    write_json(folder / "sites.json", [about_site(s, held_out=n in config.hold_out) for n, s in sites.items()])
+    training = {name: site for name, site in sites.items() if name not in config.hold_out}
+    campaign = Campaign(config, folder, training, events, screen)
+    grid = _grid(config, folder, training, screen)
+    server_app(lambda g: campaign.run(TaskPool(g)))(grid, Context(1, 0, {}, RecordDict(), {}))
+    results = _score(config, folder, sites, campaign.outcomes, screen)
+    results.write()
+    _export(config, folder, training, campaign.outcomes, events, screen)
+    screen.stage("report", 1)
+    return write_report(folder)
+
+
+def _grid(config: SimConfig, folder: Path, sites: dict[str, SiteData], screen: Screen) -> Grid:
+    schedule = emulation.schedule(config.emulate, config.seed) if config.emulate else None
+    if config.backend == "ray":
+        from omnifed_sim.ray_grid import RayGrid
+
+        return RayGrid(executor_on_worker, {name: (str(folder.resolve()), name) for name in sites}, schedule=schedule)
+    executors: dict[str, SiteExecutor] = {}
+
+    def executor_of(name: str) -> SiteExecutor:
+        if name not in executors:
+            executors[name] = SiteExecutor(
+                sites[name], folder / "sites" / name / "state", progress=screen.progress_of(name)
+            )
+        return executors[name]
+
+    return InProcessGrid(client_app(executor_of), list(sites), schedule=schedule)
+
+
+def executor_on_worker(run: str, name: str) -> SiteExecutor:
+    """The executor of one site in another process: the run folder is on a file system that all of them see."""
+    folder = Path(run)
+    config = open_run(folder, None, resume=True)
+    found = {path.name: path for path in site_folders(config, folder)}
+    sites = prepare_sites([found[name]], config, folder, Screen().progress_of)
+    return SiteExecutor(sites[name], folder / "sites" / name / "state")
+
+
+def _tell_skipped(sites: dict[str, SiteData], events: EventLog, screen: Screen) -> None:
+    for name, site in sites.items():
+        for entry in about_site(site, held_out=False)["skipped"]:  # type: ignore[attr-defined]
+            events.add("skip", {"site": name, **entry})
+            screen.say(f"{name}: {entry['count']} skipped, {entry['code']}: {entry['reason']}")
+        for text in site.warnings:
+            events.add("warning", {"site": name, "text": text})
+            screen.say(f"{name}: {text}")
+
+
+def _score(
+    config: SimConfig, folder: Path, sites: dict[str, SiteData], outcomes: dict[str, Outcome], screen: Screen
+) -> Results:
+    results = Results(folder, config.seed)
+    screen.stage("scores", sum(len(outcome.masks) for outcome in outcomes.values()))
+    for arm, outcome in outcomes.items():
+        for name, masks in outcome.masks.items():
+            dice = results.add(arm, sites[name], masks)
+            screen.advance(f"{arm} {name} {dice:.3f}")
+        for name in config.hold_out:
+            if outcome.shared:
+                model = build_student(config.student, sites[name].config.spec)
+                load_state(model, outcome.shared)
+                results.add(arm, sites[name], predict_masks(model, sites[name].test))
+        results.add_matrix(arm, [(sites[n], state) for n, state in outcome.adopted.items()], config.student)
+    return results
+
+
+def _export(
+    config: SimConfig,
+    folder: Path,
+    sites: dict[str, SiteData],
+    outcomes: dict[str, Outcome],
+    events: EventLog,
+    screen: Screen,
+) -> None:
+    arm = next(name for name in EXPORTED if name in outcomes)
+    screen.stage("export", len(sites))
+    sizes = []
+    for name, state in outcomes[arm].adopted.items():
+        site = sites[name]
+        model = build_student(config.student, site.config.spec)
+        load_state(model, state)
+        samples = torch.from_numpy(site.test.images[:PARITY_CASES].astype("float32"))
+        path = folder / f"model-{name}.onnx"
+        shape = (int(samples.shape[2]), int(samples.shape[3]))
+        report = export_student(model, site.config.model_copy(update={"image_size": shape}), path, samples)
+        sizes.append(path.stat().st_size)
+        values = {"site": name, "arm": arm, "path": path.name, "bytes": sizes[-1]}
+        events.add("export", {**values, "max_logit_difference": report.max_logit_difference})
+        screen.advance(name)
+    first = next(iter(sites.values()))
+    size = int(first.test.images.shape[2])
+    cost = costs(config.student, first.config.spec, size)
+    about: dict[str, Any] = {
+        "student": architecture_key(config.student),
+        "params": cost.params,
+        "macs": cost.macs,
+        "size": size,
+        "onnx_bytes": max(sizes, default=0),
+        "exported_arm": arm,
+    }
+    write_json(folder / "costs.json", about)
