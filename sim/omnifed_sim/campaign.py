@@ -103,11 +103,13 @@ class Campaign:
     def _federated(self, pool: TaskPool, arm: Arm, needed: tuple[LayerGroup, ...], taught: list[str]) -> dict[str, Any]:
         config = self.config
         self.screen.stage(arm, config.rounds)
+        first = next(iter(self.sites.values())).config
         keeps_norms = arm in ("fedbn", "omnikd")
         local: tuple[LayerGroup, ...] = tuple(dict.fromkeys((*needed, "norm") if keeps_norms else needed))
         result = run_arm(
             pool,
             ArmConfig(
+                campaign="sim",
                 name=arm,
                 sites=tuple(self.sites),
                 student=config.student,
@@ -117,19 +119,24 @@ class Campaign:
                 local_layers=local,
                 weighting=config.weighting,
                 prox_mu=config.prox_mu if arm == "fedprox" else 0.0,
-                distill={name: self._distill(name) for name in taught} if arm == "omnikd" else {},
+                distill={name: self._distill(name) for name in taught} if arm == "omnikd" else None,
                 teacher=config.teacher if arm == "omnikd" else None,
-                upload="all" if config.hold_out and not needed else "global",
+                upload="all" if config.hold_out and local and not needed else "global",
                 quorum=config.quorum,
                 deadline_s=config.deadline_s or None,
                 seed=config.seed,
+                channels=first.channels,
+                classes=len(first.labels),
             ),
             self.folder / "arms" / arm,
             on_event=self._event,
         )
-        outcome = Outcome(shared=result.shared)
-        if arm != "local":
-            adopt = {n: (self._evaluation(n, arm, "global", local, adopt=True), result.state) for n in self.sites}
+        outcome = Outcome(shared=read_state(result.starter)[0] if result.starter else {})
+        if result.state:
+            last = read_state(result.state)[0]
+            if config.hold_out and not local:
+                outcome.shared = last
+            adopt = {n: (self._evaluation(n, arm, "global", local, adopt=True), last) for n in self.sites}
             for arrival in pool.run(adopt):
                 if isinstance(arrival.reply, FailedReply):
                     self._miss(arm, config.rounds, arrival.site, arrival.reply)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import ParameterSource
 
 from omnifed.cli.shared import App
 
@@ -81,7 +80,7 @@ def main(
     given = {
         name: value
         for name, value in values.items()
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        if (source := context.get_parameter_source(name)) is not None and source.name != "DEFAULT"
     }
     wanted = settings(config, given) if given or config or not resume else None
     chosen = open_run(out, wanted, resume=resume, overwrite=overwrite)
