@@ -13,10 +13,12 @@ import torch
 import omnifed
 from omnifed.config import parse
 from omnifed.data.prepare import SiteData
+from omnifed.data.site_folder import load_site
 from omnifed.errors import OmniFedError
 from omnifed.evaluation.predict import predict_masks
 from omnifed.evaluation.report import write_report
 from omnifed.export.onnx import export_student
+from omnifed.federation.executor import ExecutorOf
 from omnifed.files import write_json
 from omnifed.models.registry import build_student
 from omnifed.models.scaling import architecture_key, costs
@@ -107,7 +109,11 @@ def run(config: SimConfig, folder: Path, screen: Screen) -> Path:
     training = {name: site for name, site in sites.items() if name not in config.hold_out}
     campaign = Campaign(config, folder, training, events, screen)
     grid = _grid(config, folder, training, screen)
-    server_app(lambda g: campaign.run(TaskPool(g)))(grid, Context(1, 0, {}, RecordDict(), {}))
+    try:
+        server_app(lambda g: campaign.run(TaskPool(g)))(grid, Context(1, 0, {}, RecordDict(), {}))
+    finally:
+        if hasattr(grid, "close"):
+            grid.close()
     results = _score(config, folder, sites, campaign.outcomes, screen)
     results.write()
     _export(config, folder, training, campaign.outcomes, events, screen)
@@ -116,30 +122,32 @@ def run(config: SimConfig, folder: Path, screen: Screen) -> Path:
 
 
 def _grid(config: SimConfig, folder: Path, sites: dict[str, SiteData], screen: Screen) -> Grid:
-    schedule = emulation.schedule(config.emulate, config.seed) if config.emulate else None
+    clock = emulation.VirtualClock(emulation.load(Path(config.emulate))) if config.emulate else None
     if config.backend == "ray":
         from omnifed_sim.ray_grid import RayGrid
 
-        return RayGrid(executor_on_worker, {name: (str(folder.resolve()), name) for name in sites}, schedule=schedule)
-    executors: dict[str, SiteExecutor] = {}
+        workers = max(1, min(len(sites), torch.get_num_threads()))
+        factory = "omnifed_sim.run:executors_of_run"
+        return RayGrid(factory, {"run": str(folder.resolve())}, list(sites), workers=workers, schedule=clock)
 
     def executor_of(name: str) -> SiteExecutor:
-        if name not in executors:
-            executors[name] = SiteExecutor(
-                sites[name], folder / "sites" / name / "state", progress=screen.progress_of(name)
-            )
-        return executors[name]
+        return SiteExecutor(sites[name], folder / "sites" / name / "state", progress=screen.progress_of(name))
 
-    return InProcessGrid(client_app(executor_of), list(sites), schedule=schedule)
+    return InProcessGrid(client_app(executor_of), list(sites), schedule=clock)
 
 
-def executor_on_worker(run: str, name: str) -> SiteExecutor:
-    """The executor of one site in another process: the run folder is on a file system that all of them see."""
+def executors_of_run(run: str) -> ExecutorOf:
+    """The executors of a run in another process: the run folder is on a file system that all of them see."""
     folder = Path(run)
     config = open_run(folder, None, resume=True)
-    found = {path.name: path for path in site_folders(config, folder)}
-    sites = prepare_sites([found[name]], config, folder, Screen().progress_of)
-    return SiteExecutor(sites[name], folder / "sites" / name / "state")
+    folders = site_folders(config, folder)
+
+    def executor_of(name: str) -> SiteExecutor:
+        site = next(path for path in folders if load_site(path).config.name == name)
+        data = prepare_sites([site], config, folder, Screen().progress_of)[name]
+        return SiteExecutor(data, folder / "sites" / name / "state")
+
+    return executor_of
 
 
 def _tell_skipped(sites: dict[str, SiteData], events: EventLog, screen: Screen) -> None:
