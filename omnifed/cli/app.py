@@ -16,4 +16,6 @@ def _commands() -> None:
     pass
 
 
+from omnifed.cli import data as data  # noqa: E402
 from omnifed.cli import describe as describe  # noqa: E402
+from omnifed.cli import report as report  # noqa: E402

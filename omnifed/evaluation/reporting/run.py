@@ -1,0 +1,190 @@
+"""A run folder as it lies on disk; whatever is absent is empty. Needs neither torch nor the simulator."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omnifed.errors import OmniFedError
+from omnifed.evaluation.score import MEAN
+from omnifed.evaluation.tables import (
+    TEACHER,
+    CaseRow,
+    MatrixRow,
+    MetricRow,
+    read_cases,
+    read_matrix,
+    read_metrics,
+)
+
+CENTRAL = "central"
+"""The arm that pools all images in one place: a ceiling, no method a hospital could choose."""
+
+_SITE: dict[str, Any] = {
+    "modality": "",
+    "channels": None,
+    "labels": [],
+    "image_size": "",
+    "train": None,
+    "unlabelled": None,
+    "val": None,
+    "test": None,
+    "held_out": False,
+    "support": {},
+    "skipped": [],
+    "warnings": [],
+    "unit": "",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds.
+
+    Attributes:
+        folder: where it lies.
+        config: ``config.json``.
+        events: ``events.jsonl`` in order.
+        broken_events: lines of it that could not be read (a killed run leaves half a line).
+        metrics, cases, matrix: the CSV files, test split.
+        sites: ``sites.json``.
+        costs: ``costs.json``.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    events: tuple[dict[str, Any], ...]
+    broken_events: int
+    metrics: tuple[MetricRow, ...]
+    cases: tuple[CaseRow, ...]
+    matrix: tuple[MatrixRow, ...]
+    sites: tuple[dict[str, Any], ...]
+    costs: dict[str, Any]
+
+    @cached_property
+    def arms(self) -> tuple[str, ...]:
+        """Arms in the order of the configuration, then of appearance; without the teacher."""
+        seen = [*_texts(self.config.get("arms")), *(r.arm for r in self.metrics)]
+        seen += [str(e["arm"]) for e in self.events if e.get("arm")]
+        return tuple(a for a in dict.fromkeys(seen) if a != TEACHER)
+
+    @cached_property
+    def site_names(self) -> tuple[str, ...]:
+        """Sites in the order of ``sites.json``, then of appearance."""
+        return tuple(dict.fromkeys([*(str(s["name"]) for s in self.sites), *(r.site for r in self.metrics)]))
+
+    @cached_property
+    def site_info(self) -> dict[str, dict[str, Any]]:
+        """``sites.json`` by name."""
+        return {str(s["name"]): s for s in self.sites}
+
+    @cached_property
+    def scores(self) -> dict[tuple[str, str, str, str], MetricRow]:
+        """``metrics.csv`` by (arm, site, class, metric)."""
+        return {(r.arm, r.site, r.label, r.metric): r for r in self.metrics}
+
+    def score(self, arm: str, site: str, label: str = MEAN, metric: str = "dice") -> MetricRow | None:
+        """One line of ``metrics.csv``, the foreground mean's Dice unless told otherwise."""
+        return self.scores.get((arm, site, label, metric))
+
+    def held_out(self, site: str) -> bool:
+        """Whether the site never trained."""
+        return bool(self.site_info.get(site, {}).get("held_out"))
+
+    def site_mean(self, arm: str) -> float:
+        """Mean over the sites that trained of the site's mean Dice; NaN where the arm lacks one of them."""
+        rows = [self.score(arm, s) for s in self.site_names if not self.held_out(s)]
+        return float(np.mean([r.mean if r else math.nan for r in rows])) if rows else math.nan
+
+    def best_arm(self, values: dict[str, float]) -> str | None:
+        """The arm of the highest value, the ceiling left out."""
+        known = {a: v for a, v in values.items() if a != CENTRAL and not math.isnan(v)}
+        return max(known, key=known.__getitem__) if known else None
+
+    @property
+    def main_arm(self) -> str | None:
+        """The arm that the run is about: OmniKD, or the last one that is not the ceiling."""
+        candidates = [a for a in self.arms if a != CENTRAL]
+        return "omnikd" if "omnikd" in candidates else (candidates[-1] if candidates else None)
+
+    def of(self, event: str) -> Iterator[dict[str, Any]]:
+        """Events of one name."""
+        return (e for e in self.events if e.get("event") == event)
+
+    def counted(self, event: str, *keys: str) -> Counter[tuple[str, ...]]:
+        """How often each combination of ``keys`` occurs among the events of one name."""
+        return Counter(tuple(str(e.get(k, "")) for k in keys) for e in self.of(event))
+
+
+def load_run(folder: Path) -> Run:
+    """Reads a run folder.
+
+    Raises:
+        OmniFedError: OF422 if there is neither ``config.json`` nor ``metrics.csv``; OF423 if a file is damaged.
+    """
+    if not any((folder / name).is_file() for name in ("config.json", "metrics.csv")):
+        raise OmniFedError(
+            "OF422",
+            "A report is built from a run folder, which holds config.json and metrics.csv.",
+            seen=str(folder),
+            remedy="Give the folder that omnifed-sim wrote (its --out).",
+        )
+    events, broken = _events(folder / "events.jsonl")
+    metrics, cases, matrix = (folder / f"{name}.csv" for name in ("metrics", "cases", "matrix"))
+    return Run(
+        folder=folder,
+        config=_json(folder / "config.json", dict),
+        events=events,
+        broken_events=broken,
+        metrics=tuple(r for r in read_metrics(metrics) if r.split == "test") if metrics.is_file() else (),
+        cases=tuple(read_cases(cases)) if cases.is_file() else (),
+        matrix=tuple(read_matrix(matrix)) if matrix.is_file() else (),
+        sites=tuple(_SITE | s for s in _json(folder / "sites.json", list) if isinstance(s, dict) and "name" in s),
+        costs=_json(folder / "costs.json", dict),
+    )
+
+
+def _json(path: Path, kind: type[Any]) -> Any:
+    if not path.is_file():
+        return kind()
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, kind):
+            raise ValueError(f"expected a {kind.__name__}")
+        return value
+    except (OSError, ValueError) as error:
+        raise OmniFedError(
+            "OF423",
+            "The files of a run folder must be whole and have the documented columns.",
+            seen=f"{path}: {error}",
+            remedy="Write the file again by running with --resume.",
+        ) from None
+
+
+def _events(path: Path) -> tuple[tuple[dict[str, Any], ...], int]:
+    events, broken = [], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            event = None
+        if isinstance(event, dict):
+            events.append(event)
+        else:
+            broken += bool(line.strip())
+    return tuple(events), broken
+
+
+def _texts(value: object) -> list[str]:
+    """Names from a list of names, a list of objects with a name, or a mapping by name."""
+    if not isinstance(value, list | tuple | dict):
+        return []
+    return [str(v.get("name", "")) if isinstance(v, dict) else str(v) for v in value]
