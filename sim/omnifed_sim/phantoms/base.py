@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,8 @@ from omnifed_sim.phantoms.shapes import Array
 
 Pair = tuple[Array, NDArray[np.uint8]]
 """(image, mask): image (H, W) or (H, W, 3) float32 in native units, mask (H, W) uint8 label ids."""
+Slices = Sequence[tuple[Array, NDArray[np.uint8] | None]]
+"""A patient's slices in order of position; the mask is None where nobody drew one."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def _paint(s: Scene) -> Pair:
     phase = 0.4 * s.look.phase
     tone = {k: (t1 + (t2 - t1) * phase) * float(np.exp(b.normal(0, 0.05))) for k, (t1, t2) in SIGNAL.items()}
     shrink = 1 - 0.12 * z * z - 0.1 * max(z, 0)
-    head = ellipse(y, x, 0, 0, b.uniform(0.78, 0.9) * shrink, b.uniform(0.64, 0.76) * shrink)
+    head = ellipse(y, x, 0, 0, b.uniform(0.84, 0.97) * shrink, b.uniform(0.7, 0.83) * shrink)
     scalp, skull = b.uniform(0.04, 0.08), b.uniform(0.03, 0.06)
     brain = head - scalp - skull
 

@@ -15,7 +15,7 @@ def _paint(s: Scene) -> Pair:
     y0, x0 = grid(s.size)
     skin = np.array([0.86, 0.66, 0.55]) * b.uniform(0.72, 1.08) + b.normal(0, 0.02, 3)
     skin = skin.astype(np.float32)
-    depth = b.uniform(0.22, 0.6)
+    depth = b.uniform(0.28, 0.68)
     pigment = skin * (1 - depth * np.array([0.75, 1.0, 1.05]) + shot.normal(0, 0.03, 3)).astype(np.float32)
     image = np.empty((s.size, s.size, 3), np.float32)
     image[:] = skin * (
@@ -46,7 +46,7 @@ def _paint(s: Scene) -> Pair:
         lay(coloured, blob(shot, y, x, cy, cx, 0.4 * radius, 0.3), skin * [0.8, 0.78, 0.85], 0.08, 0.6)
     lay(image, lesion, coloured, shot.uniform(0.02, 0.06))
 
-    for _ in range(shot.poisson(6 * many)):
+    for _ in range(shot.poisson(4 * many)):
         hair = stroke(y0, x0, *place(shot, 0.9), shot.uniform(0, np.pi), shot.normal(0, 0.3), 0.008)
         lay(image, hair, pigment * 0.6, 0.01, shot.uniform(0.5, 0.9))
     rim = np.float32(b.uniform(1.0, 1.35)) - np.hypot(y0, x0)
