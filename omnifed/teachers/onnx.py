@@ -1,0 +1,106 @@
+"""The teacher ``onnx``: any exported segmentation model. It is not fine-tuned and has no features to teach from."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from omnifed.data.prepared import Prepared
+from omnifed.errors import OmniFedError
+from omnifed.evaluation.metrics import mean_dice
+from omnifed.evaluation.predict import predict_masks
+from omnifed.export.session import load
+from omnifed.models.base import Out, SiteSpec
+from omnifed.states import read_state, write_state
+from omnifed.teachers.base import Progress
+from omnifed.teachers.checkpoints import require_file
+from omnifed.teachers.network import PREPROCESSING
+from omnifed.teachers.spec import TeacherSpec
+
+
+class OnnxTeacher:
+    """Predicts by onnxruntime. OmniKD skips the terms that need features, and says so.
+
+    Args:
+        spec: with the path of the model, and its sha256 where it shall be checked.
+        site: channels and classes that the model must have.
+
+    Raises:
+        OmniFedError: OF320 or OF321 for the file; OF327 if the model does not fit the site; what the session raises
+            for a model that was not exported for it.
+    """
+
+    def __init__(self, spec: TeacherSpec, site: SiteSpec) -> None:
+        path = Path(spec.checkpoint)
+        require_file(path, spec.sha256.lower())
+        self._session, self._site = load(path), site
+        digest = hashlib.sha256(f"onnx preprocessing {PREPROCESSING}".encode())
+        digest.update(path.read_bytes())
+        self._id = digest.hexdigest()
+
+    @property
+    def id(self) -> str:
+        """sha256 (hex) over the model file and preprocessing."""
+        return self._id
+
+    @property
+    def feature_channels(self) -> Mapping[str, int]:
+        """Empty: an exported model offers its logits only."""
+        return {}
+
+    def fit(
+        self,
+        train: Prepared,
+        val: Prepared,
+        *,
+        checkpoint: Path | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, float]:
+        """Trains nothing; validates.
+
+        Returns:
+            ``dice`` (validation, 0..1) and ``seconds``.
+        """
+        started = time.perf_counter()
+        dice = mean_dice(predict_masks(self.predict, val), val) if val.has_mask.any() else float("nan")
+        if progress is not None:
+            progress(1, 1, "an exported model is not fine-tuned")
+        return {"dice": dice, "seconds": time.perf_counter() - started, "steps": 0.0, "trained_parameters": 0.0}
+
+    def predict(self, x: Tensor) -> Out:
+        """Normalised student images (B, C, H, W) to logits (B, classes, H/4, W/4), each the mean of 4 x 4 pixels."""
+        logits = torch.from_numpy(np.asarray(self._session.logits(x.numpy()), np.float32))
+        if logits.ndim != 4 or logits.shape[1] != self._site.classes:
+            raise OmniFedError(
+                "OF327",
+                "An exported teacher must return logits (B, classes, H, W) for the site's classes.",
+                seen=f"{tuple(logits.shape)} for {self._site.classes} classes",
+                remedy="Export a model with the site's labels, or choose another teacher.",
+            )
+        factor = max(1, 4 * logits.shape[-1] // x.shape[-1])
+        return Out(logits=functional.avg_pool2d(logits, factor))
+
+    def save(self, path: Path) -> None:
+        """Writes the model's hash: the model itself stays where it is."""
+        write_state(path, {"onnx": np.zeros(1, np.uint8)}, {"id": self._id})
+
+    def load(self, path: Path) -> None:
+        """Checks that the model is the one that :meth:`save` was called for.
+
+        Raises:
+            OmniFedError: OF104 if the file is damaged, OF326 if the model has changed since.
+        """
+        if read_state(path)[1].get("id") != self._id:
+            raise OmniFedError(
+                "OF326",
+                "A teacher loads only weights that it saved itself, with the same kind, sizes and classes.",
+                seen=f"{path}: another model file",
+                remedy="Teach again with this model, or put the former file back.",
+            )
