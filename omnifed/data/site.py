@@ -66,8 +66,10 @@ class SiteConfig(Frozen):
         normalisation: see :class:`Normalisation`.
         index: CSV with the columns image, mask, patient (mask may be empty; optional column split).
         splits: see :class:`Splits`.
-        mask_values: mask pixel value to label id, where the file's values are not the ids (``{255 = 1}``).
-        slice_axis: axis 0..2 along which NIfTI and multi-frame volumes are sliced.
+        mask_values: mask pixel value (segment number of a DICOM SEG) to label id, where the file's values are not the
+            ids (``{255 = 1}``); a target of 255 means no label.
+        slice_axis: anatomical axis along which NIfTI volumes are sliced: 0 sagittal, 1 coronal, 2 axial. DICOM is
+            sliced as it was acquired.
         unreadable_limit: share of unreadable cases above which ``omnifed check`` fails.
     """
 
@@ -96,6 +98,12 @@ class SiteConfig(Frozen):
         if any(s < 32 or s > 1024 or s % 32 for s in size):
             raise ValueError("image_size must be multiples of 32 between 32 and 1024")
         return size
+
+    @model_validator(mode="after")
+    def _targets(self) -> SiteConfig:
+        if any(target not in self.labels and target != IGNORE for target in self.mask_values.values()):
+            raise ValueError("mask_values must map to ids of labels, or to 255 for no label")
+        return self
 
     @property
     def spec(self) -> SiteSpec:

@@ -1,0 +1,114 @@
+"""Raw intensities to network input, one rule a modality, and the resize to the site's size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from omnifed.data.site import Modality, Normalisation
+from omnifed.errors import OmniFedError
+
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+"""ImageNet's, of red, green and blue in 0..1."""
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""ITU-R BT.601."""
+_SAMPLE = 2**20
+
+
+def default_normalisation(modality: Modality, channels: int) -> Normalisation:
+    """The normalisation that a modality gets unless site.toml says otherwise (window: soft tissue in HU)."""
+    if channels == 3 and modality not in ("ct", "mri", "brain-mri", "xray", "oct"):
+        return Normalisation(kind="rgb")
+    if modality == "ct":
+        return Normalisation(kind="window")
+    return Normalisation(kind="percentile" if modality in ("mri", "brain-mri") else "minmax")
+
+
+def normalise(images: Sequence[np.ndarray], how: Normalisation, channels: int) -> list[np.ndarray]:
+    """Normalises the slices of one case together: percentiles, mean and deviation are those of the whole volume.
+
+    ``window``: 2 (x - low) / (high - low) - 1, clipped to -1..1. ``percentile``: clipped to the percentiles, then
+    (x - mean) / deviation. ``minmax``: as window, between the percentiles. ``rgb``: x / largest value of the type,
+    then ImageNet's mean and deviation. A constant image becomes 0.
+
+    Args:
+        images: (H, W) or (H, W, 3) each, native type.
+        how: the rule.
+        channels: 1 or 3; grey is repeated, colour becomes luminance.
+
+    Returns:
+        (channels, H, W) float32 each.
+
+    Raises:
+        OmniFedError: OF217 if a pixel is not finite.
+    """
+    planes = [_channels(image, channels) for image in images]
+    if how.kind == "rgb":
+        mean, deviation = (MEAN, DEVIATION) if channels == 3 else (MEAN.mean()[None], DEVIATION.mean()[None])
+        scales = [_white(image) for image in images]
+        return [
+            (plane / scale - mean[:, None, None]) / deviation[:, None, None]
+            for plane, scale in zip(planes, scales, strict=True)
+        ]
+    if how.kind == "window":
+        low, high = how.window
+    else:
+        step = max(1, sum(plane.size for plane in planes) // _SAMPLE)
+        values = np.concatenate([plane.ravel()[::step] for plane in planes])
+        low, high = (float(v) for v in np.percentile(values, how.percentiles))
+    if not high > low:
+        return [np.zeros_like(plane) for plane in planes]
+    if how.kind == "percentile":
+        values = np.clip(values, low, high)
+        mean_, deviation_ = float(values.mean()), float(values.std()) or 1.0
+        return [(np.clip(plane, low, high) - np.float32(mean_)) / np.float32(deviation_) for plane in planes]
+    return [
+        np.clip((plane - np.float32(low)) * np.float32(2 / (high - low)) - np.float32(1), -1, 1) for plane in planes
+    ]
+
+
+def check_finite(image: np.ndarray) -> None:
+    """Refuses NaN and infinity.
+
+    Raises:
+        OmniFedError: OF217.
+    """
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise OmniFedError(
+            "OF217",
+            "Every pixel of an image must be a finite number.",
+            seen=f"{int((~np.isfinite(image)).sum())} pixels are NaN or infinite",
+            remedy="Export the image again, or remove the row from the index.",
+        )
+
+
+def _channels(image: np.ndarray, channels: int) -> np.ndarray:
+    check_finite(image)
+    plane = image.astype(np.float32)
+    if plane.ndim == 3:
+        return plane.transpose(2, 0, 1) if channels == 3 else (plane @ _LUMA)[None]
+    return np.repeat(plane[None], channels, axis=0)
+
+
+def _white(image: np.ndarray) -> np.float32:
+    if image.dtype.kind in "ui":
+        return np.float32(np.iinfo(image.dtype).max)
+    top = float(image.max())
+    return np.float32(1.0 if top <= 1 else 255.0 if top <= 255 else top)
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes (C, H, W) float32 bilinearly, with antialiasing where it shrinks, to (C, *size)."""
+    if image.shape[1:] == size:
+        return image
+    height, width = size
+    return np.stack([np.asarray(Image.fromarray(c).resize((width, height), Image.Resampling.BILINEAR)) for c in image])
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes (H, W) uint8 to ``size`` by the nearest pixel."""
+    height, width = size
+    return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
