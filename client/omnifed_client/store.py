@@ -65,14 +65,14 @@ class SiteStore:
     def save_round(self, arm: str, round_: int, state: State, meta: dict[str, Any]) -> None:
         """Keeps the site's state after a round; ``meta["adopted_round"]`` says which adopted model it refers to."""
         write_state(self._round(arm, round_, "round"), state, meta)
-        for what in ("round", "adopted"):
-            keep = {round_ - age for age in range(KEPT_ROUNDS)} | {
-                meta["adopted_round"],
-                meta["previous_adopted_round"],
-            }
-            for path in self._round(arm, 0, what).parent.glob(f"{what}-*.safetensors"):
-                if int(path.stem.rpartition("-")[2]) not in keep:
-                    path.unlink(missing_ok=True)
+        rounds = {round_ - age for age in range(KEPT_ROUNDS)}
+        self._prune(arm, "round", rounds)
+        self._prune(arm, "adopted", rounds | {meta["adopted_round"], meta["previous_adopted_round"]})
+
+    def _prune(self, arm: str, what: str, keep: set[int]) -> None:
+        for path in self._round(arm, 0, what).parent.glob(f"{what}-*.safetensors"):
+            if int(path.stem.rpartition("-")[2]) not in keep:
+                path.unlink(missing_ok=True)
 
     def load_round(self, arm: str, round_: int) -> tuple[State, dict[str, Any]] | None:
         """The site's state after ``round_``, or None if it has none."""

@@ -1,0 +1,149 @@
+"""The site's executor through its public interface: real students, real files, a tiny site made by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from omnifed.data.prepare import SiteData
+from omnifed.data.prepared import Prepared
+from omnifed.data.site import IGNORE, Normalisation, SiteConfig
+from omnifed.federation.tasks import EvaluateReply, EvaluateTask, FailedReply, FitReply, FitTask, HelloReply, HelloTask
+from omnifed.models.registry import build_student
+from omnifed.models.spec import StudentSpec
+from omnifed.models.weights import to_state
+from omnifed.training.spec import TrainSpec
+from omnifed_client.executor import SiteExecutor
+from omnifed_client.store import SiteStore
+
+STUDENT = StudentSpec(alpha=0.6, beta=0.5, stem_stride=2)
+TRAIN = TrainSpec(steps=2, batch_size=2, lr=1e-3, precision="fp32", seed=3)
+
+
+def squares(n: int, seed: int, *, labelled: int | None = None) -> Prepared:
+    """Bright squares on noise; the last ``n - labelled`` images have no mask."""
+    rng = np.random.default_rng(seed)
+    images = rng.normal(0, 0.3, (n, 1, 32, 32)).astype(np.float16)
+    masks = np.zeros((n, 32, 32), np.uint8)
+    for i in range(n):
+        y, x = rng.integers(2, 18, 2)
+        images[i, 0, y : y + 12, x : x + 12] += 2
+        masks[i, y : y + 12, x : x + 12] = 1
+    has_mask = np.arange(n) < (n if labelled is None else labelled)
+    masks[~has_mask] = IGNORE
+    names = tuple(f"{seed}-{i}" for i in range(n))
+    return Prepared(
+        SITE.spec, images, masks, has_mask, names, names, names, np.full((n, 2), np.nan, np.float32), np.ones(2, bool)
+    )
+
+
+SITE = SiteConfig(
+    name="squares",
+    modality="mri",
+    labels={0: "background", 1: "square"},
+    normalisation=Normalisation(kind="percentile"),
+)
+
+
+@pytest.fixture
+def data() -> SiteData:
+    return SiteData(SITE, squares(6, 1), squares(3, 2), squares(3, 4), (), ())
+
+
+def fit_task(round_: int = 0, **changes: object) -> FitTask:
+    train = TRAIN.model_copy(update={"first_step": 2 * round_, "total_steps": 4})
+    return FitTask(id=f"t.fit.{round_}", arm="a", round=round_, student=STUDENT, train=train, **changes)
+
+
+def test_hello_counts(data: SiteData, tmp_path: Path) -> None:
+    reply, state = SiteExecutor(data, tmp_path).execute(HelloTask(id="h"), {})
+    assert isinstance(reply, HelloReply)
+    assert (reply.train, reply.unlabelled, reply.val, reply.test, reply.labels) == (
+        6,
+        0,
+        3,
+        3,
+        ("background", "square"),
+    )
+    assert state == {}
+
+
+def test_only_the_global_part_leaves_and_the_gate_adopts_the_first_model(data: SiteData, tmp_path: Path) -> None:
+    reply, up = SiteExecutor(data, tmp_path).execute(fit_task(local_layers=("norm", "head")), {})
+    assert isinstance(reply, FitReply)
+    assert reply.adopted
+    groups = build_student(STUDENT, SITE.spec).layer_groups()
+    assert set(up) == {key for key, group in groups.items() if group not in ("norm", "head")}
+    assert set(SiteExecutor(data, tmp_path).execute(fit_task(1, upload="none"), {})[1]) == set()
+
+
+def test_a_finished_task_is_answered_from_the_store(data: SiteData, tmp_path: Path) -> None:
+    first, up = SiteExecutor(data, tmp_path).execute(fit_task(), {})
+    again, up_again = SiteExecutor(data, tmp_path).execute(fit_task(), {})
+    assert first == again
+    assert all(np.array_equal(up[key], up_again[key]) for key in up)
+
+
+def test_a_round_repeated_after_a_crash_gives_the_same_weights(data: SiteData, tmp_path: Path) -> None:
+    site = SiteExecutor(data, tmp_path)
+    _, start = site.execute(fit_task(0), {})
+    _, once = site.execute(fit_task(1), start)
+    # The state of round 1 was kept but its reply was lost: the coordinator asks again.
+    for path in (tmp_path / "replies" / "a").glob("*"):
+        path.unlink()
+    _, twice = site.execute(fit_task(1), start)
+    assert all(np.array_equal(once[key], twice[key]) for key in once)
+
+
+def test_incoming_weights_replace_global_layers_alone(data: SiteData, tmp_path: Path) -> None:
+    site = SiteExecutor(data, tmp_path)
+    site.execute(fit_task(0, local_layers=("norm",)), {})
+    own = SiteStore(tmp_path).last_model("a")
+    ones = {key: np.ones_like(value) for key, value in own.items()}
+    task = EvaluateTask(id="e", arm="a", student=STUDENT, split="val", which="global", local_layers=("norm",))
+    weights = site._weights(task, ones)
+    groups = build_student(STUDENT, SITE.spec).layer_groups()
+    for key, value in weights.items():
+        assert np.array_equal(value, own[key] if groups[key] == "norm" else ones[key])
+
+
+def test_the_gate_keeps_the_better_model(data: SiteData, tmp_path: Path) -> None:
+    site = SiteExecutor(data, tmp_path)
+    site.execute(fit_task(0), {})
+    kept, dice = SiteStore(tmp_path).adopted("a")
+    zeros = {key: np.zeros_like(value) for key, value in kept.items()}  # predicts background everywhere: Dice 0
+    task = EvaluateTask(id="e", arm="a", student=STUDENT, split="val", which="global", adopt=True)
+    reply, _ = site.execute(task, zeros)
+    assert isinstance(reply, EvaluateReply)
+    adopted, adopted_dice = SiteStore(tmp_path).adopted("a")
+    assert adopted_dice == max(dice, 0.0)
+    assert np.array_equal(adopted["head.weight"], (zeros if dice == 0 else kept)["head.weight"])
+
+
+def test_failures_are_replies_with_number_and_rule_alone(data: SiteData, tmp_path: Path) -> None:
+    site = SiteExecutor(data, tmp_path)
+    unknown = {"no/such/key": np.zeros(2, np.float32)}
+    reply, state = site.execute(fit_task(0), unknown)
+    assert isinstance(reply, FailedReply)
+    assert (reply.code, state) == ("OF318", {})
+    assert "no/such/key" not in reply.model_dump_json()
+    assert site.execute(HelloTask(id="h", protocol=99), {})[0].code == "OF513"  # type: ignore[union-attr]
+    evaluate = EvaluateTask(id="e", arm="never", student=STUDENT)
+    assert site.execute(evaluate, {})[0].code == "OF514"  # type: ignore[union-attr]
+    by_test = EvaluateTask(id="e2", student=STUDENT, split="test", which="given", adopt=True)
+    state = to_state(build_student(STUDENT, SITE.spec))
+    assert site.execute(by_test, state)[0].code == "OF515"  # type: ignore[union-attr]
+
+
+def test_old_rounds_are_removed_but_never_the_adopted_model(data: SiteData, tmp_path: Path) -> None:
+    store = SiteStore(tmp_path)
+    state = {"model/x": np.ones(1, np.float32)}
+    store.save_adopted("a", 0, {"x": np.ones(1, np.float32)}, 0.9)
+    for round_ in range(5):
+        store.save_round("a", round_, state, {"adopted_round": 0, "previous_adopted_round": 0, "adopted_dice": 0.9})
+    assert sorted(p.name for p in (tmp_path / "arms" / "a").iterdir()) == [
+        "adopted-0000.safetensors", "round-0003.safetensors", "round-0004.safetensors"
+    ]  # fmt: skip
+    assert store.adopted("a")[1] == 0.9
