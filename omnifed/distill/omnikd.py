@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from omnifed.distill.spec import TERMS, DistillSpec, TermName
-from omnifed.distill.terms import TABLE
+from omnifed.distill.terms import TABLE, to_grid
 from omnifed.errors import OmniFedError
 from omnifed.models.base import BOTTLENECK, Out
 
@@ -119,6 +119,9 @@ class OmniKD(nn.Module):
         ours, theirs = _full(student.features[BOTTLENECK]), _full(teacher.features[BOTTLENECK]).detach()
         if term.needs == "projected":
             assert self.projector is not None
+            # A 1x1 convolution commutes with pooling and with bilinear resizing: it runs on the smaller of the grids.
+            if ours.shape[-1] > theirs.shape[-1]:
+                ours = to_grid(ours, (theirs.shape[-2], theirs.shape[-1]))
             ours = self.projector(ours)
         return term.function(ours, theirs)
 
