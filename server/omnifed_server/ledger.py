@@ -1,0 +1,109 @@
+"""What an arm keeps on disk, so that a coordinator killed at any point goes on in the same round.
+
+``arm.json`` is the configuration; ``start.safetensors`` the first weights; ``replies/round-0003/SITE.safetensors`` one
+accepted reply, head and arrays in one file; ``round-0003.safetensors`` the global state after a round and
+``round-0003.json`` its record. The record is written last: a round is finished if and only if it is there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from omnifed.errors import OmniFedError
+from omnifed.federation.tasks import REPLY, FitReply
+from omnifed.files import write_json
+from omnifed.states import State, read_state, write_state
+from omnifed_server.arm import ArmConfig
+
+KEPT_STATES = 2
+
+
+class Ledger:
+    """The files of one arm.
+
+    Args:
+        folder: of the arm.
+        config: must equal the one that the folder began with.
+
+    Raises:
+        OmniFedError: OF518 if the folder belongs to another configuration.
+    """
+
+    def __init__(self, folder: Path, config: ArmConfig) -> None:
+        self.folder = folder
+        path = folder / "arm.json"
+        values = config.model_dump(mode="json")
+        if not path.is_file():
+            write_json(path, values)
+        elif json.loads(path.read_bytes()) != values:
+            old = json.loads(path.read_bytes())
+            changed = ", ".join(sorted(key for key in values.keys() | old.keys() if values.get(key) != old.get(key)))
+            raise OmniFedError(
+                "OF518",
+                "An arm goes on with the configuration that it began with.",
+                seen=f"{path} differs in: {changed}",
+                remedy="Resume with the first configuration, or choose a new run folder.",
+            )
+        for path in folder.rglob(".*.part"):  # what a killed coordinator had begun to write
+            path.unlink(missing_ok=True)
+        self.records = [json.loads(path.read_bytes()) for path in sorted(folder.glob("round-*.json"))]
+        self._clean()
+
+    def state_path(self, round_: int) -> Path:
+        """Global state after ``round_``; -1 is the start."""
+        return self.folder / ("start.safetensors" if round_ < 0 else f"round-{round_:04d}.safetensors")
+
+    def starter_path(self, round_: int) -> Path:
+        """The whole student for a site that joins after ``round_``."""
+        return self.folder / f"starter-{round_:04d}.safetensors"
+
+    def load(self, round_: int) -> State:
+        """Global state after ``round_``."""
+        return read_state(self.state_path(round_))[0]
+
+    def save(self, round_: int, state: State) -> None:
+        """Keeps the global state after ``round_``."""
+        write_state(self.state_path(round_), state, {"round": round_})
+
+    def save_starter(self, round_: int, state: State) -> None:
+        """Keeps the whole student after ``round_``."""
+        write_state(self.starter_path(round_), state, {"round": round_})
+
+    def finish(self, record: dict[str, Any]) -> None:
+        """Writes a round's record, which makes it finished, and removes what is no longer needed."""
+        write_json(self.folder / f"round-{record['round']:04d}.json", record)
+        self.records.append(record)
+        self._clean()
+
+    def keep(self, round_: int, reply: FitReply, state: State, costs: dict[str, Any]) -> None:
+        """Keeps one accepted reply."""
+        head = {"reply": reply.model_dump(mode="json"), "costs": costs}
+        write_state(self._reply(round_, reply.site), state, head)
+
+    def reply(self, round_: int, site: str) -> tuple[FitReply, State, dict[str, Any]] | None:
+        """A kept reply with its arrays and costs; None if there is none that can be read."""
+        path = self._reply(round_, site)
+        if not path.is_file():
+            return None
+        try:
+            state, head = read_state(path)
+            reply = REPLY.validate_python(head["reply"])
+        except (OmniFedError, KeyError, ValueError):
+            return None
+        return (reply, state, head["costs"]) if isinstance(reply, FitReply) else None
+
+    def _reply(self, round_: int, site: str) -> Path:
+        return self.folder / "replies" / f"round-{round_:04d}" / f"{site}.safetensors"
+
+    def _clean(self) -> None:
+        """Removes replies of finished rounds and all but the last states; safe to repeat after a crash."""
+        done = len(self.records)
+        for round_ in range(done):
+            shutil.rmtree(self._reply(round_, "").parent, ignore_errors=True)
+            if round_ < done - KEPT_STATES:
+                self.state_path(round_).unlink(missing_ok=True)
+            if round_ < done - 1:
+                self.starter_path(round_).unlink(missing_ok=True)

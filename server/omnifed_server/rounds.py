@@ -1,0 +1,236 @@
+"""The rounds of one arm: ask, keep each reply, average, keep the round; the same in process, under Ray and deployed.
+
+Replies are averaged from disk when a round is complete, in the order of ``config.sites``: the weights are the same bit
+for bit whatever the order of arrival, the backend, and however often the coordinator was killed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omnifed.errors import OmniFedError
+from omnifed.federation.aggregation import StreamingMean, weight
+from omnifed.federation.partition import start
+from omnifed.federation.tasks import FailedReply, FitReply, FitTask
+from omnifed.models.slices import SliceMap, slice_map, take
+from omnifed.models.spec import StudentSpec
+from omnifed.states import State
+from omnifed.transport.pool import LATE, Arrival, TaskPool
+from omnifed_server.arm import ArmConfig as ArmConfig
+from omnifed_server.arm import ArmResult as ArmResult
+from omnifed_server.arm import Miss, below_quorum
+from omnifed_server.ledger import Ledger
+
+OnEvent = Callable[[str, dict[str, Any]], None]
+
+
+def run_arm(
+    pool: TaskPool, config: ArmConfig, folder: Path, *, on_event: OnEvent = lambda name, fields: None
+) -> ArmResult:
+    """Runs an arm to its last round, from where ``folder`` says it stands.
+
+    Args:
+        pool: the sites.
+        config: the arm.
+        folder: of this arm; what is there is continued.
+        on_event: told of ``round`` (one accepted reply), ``miss`` and ``aggregate`` (one finished round), after they
+            are on disk. After a resume, those of the unfinished round come again, with ``again`` set.
+
+    Raises:
+        OmniFedError: OF509 if too few sites answered twice (all that is finished is kept), OF518 if ``folder`` belongs
+            to another configuration, OF304 if the students are not slices of one, OF103 if the disk is full.
+    """
+    ledger = Ledger(folder, config)
+    maps = _slice_maps(config)
+    state: State = {}
+    local: State = {}
+    if config.aggregate:
+        fresh, local = start(config.largest, config.spec, config.local_layers, config.seed)
+        if not ledger.state_path(-1).is_file():
+            ledger.save(-1, fresh)
+        state = ledger.load(len(ledger.records) - 1)
+    for round_ in range(len(ledger.records), config.rounds):
+        state = _Round(pool, config, ledger, maps, on_event, round_).run(state, local)
+    return _result(config, ledger)
+
+
+class _Round:
+    """One round: what came, what did not."""
+
+    def __init__(
+        self,
+        pool: TaskPool,
+        config: ArmConfig,
+        ledger: Ledger,
+        maps: Mapping[StudentSpec, SliceMap | None],
+        on_event: OnEvent,
+        round_: int,
+    ) -> None:
+        self.pool, self.config, self.ledger, self.maps = pool, config, ledger, maps
+        self.on_event, self.round = on_event, round_
+        self.replies: dict[str, tuple[FitReply, dict[str, Any]]] = {}
+        self.misses: dict[str, Miss] = {}
+        self.scales: dict[str, float] = next((r["scales"] for r in ledger.records if r["scales"]), {})
+
+    def run(self, state: State, local: State) -> State:
+        started = time.perf_counter()
+        mean = StreamingMean(state)
+        for site in self.config.sites:
+            kept = self.ledger.reply(self.round, site)
+            if kept:
+                self.replies[site] = kept[0], kept[2]
+                self._tell(site, again=True)
+        for _ in range(2):
+            self._ask(state, mean)
+            if len(self.replies) >= self.config.needed:
+                break
+        else:
+            raise below_quorum(self.config, list(self.misses.values()), len(self.replies))
+        if self.config.aggregate:
+            state = self._average(mean, local)
+            self.ledger.save(self.round, state)
+        record = self._record(time.perf_counter() - started)
+        self.ledger.finish(record)
+        costs = ("seconds", "virtual_seconds", "bytes_up", "bytes_down")
+        fields = {"sites": len(self.replies), "misses": len(self.misses), **{key: record[key] for key in costs}}
+        self.on_event("aggregate", {"arm": self.config.name, "round": self.round, **fields})
+        return state
+
+    def _ask(self, state: State, mean: StreamingMean) -> None:
+        parts: dict[StudentSpec, State] = {}
+        tasks: dict[str, tuple[FitTask, State]] = {}
+        for site in self.config.sites:
+            if site in self.replies:
+                continue
+            student = self.config.student_of(site)
+            if student not in parts:
+                found = self.maps[student]
+                parts[student] = take(state, found) if found else state
+            tasks[site] = self.config.task(self.round, site, self.scales), parts[student]
+        if not tasks:
+            return
+        for arrival in self.pool.run(tasks, deadline_s=self.config.deadline_s):
+            try:
+                self._accept(arrival, mean)
+            except OmniFedError as error:
+                if error.code == "OF103":
+                    raise
+                self._miss(arrival, error.code, error.rule)
+
+    def _accept(self, arrival: Arrival, mean: StreamingMean) -> None:
+        site, reply, state = arrival.site, arrival.reply, arrival.state
+        if isinstance(reply, FailedReply):
+            self._miss(arrival, reply.code, reply.rule)
+            return
+        if not isinstance(reply, FitReply):
+            raise OmniFedError("OF504", "A reply must answer the task that was sent: same id, kind, site and protocol.")
+        if self.config.aggregate:
+            found = self.maps[self.config.student_of(site)]
+            mean.check(_global(state, mean.keys(found)) if self.config.upload == "all" else state, found)
+        costs = {
+            "bytes_up": arrival.bytes_up,
+            "bytes_down": arrival.bytes_down,
+            "virtual_seconds": arrival.virtual_seconds,
+        }
+        self.ledger.keep(self.round, reply, state, costs)
+        self.replies[site] = reply, costs
+        self.misses.pop(site, None)
+        self._tell(site)
+
+    def _tell(self, site: str, *, again: bool = False) -> None:
+        reply, costs = self.replies[site]
+        fields: dict[str, Any] = {
+            "arm": self.config.name,
+            "round": self.round,
+            "site": site,
+            "dice": reply.dice,
+            "loss": reply.loss,
+            "seconds": reply.seconds,
+            "adopted": reply.adopted,
+            **costs,
+        }
+        self.on_event("round", fields | ({"again": True} if again else {}))
+
+    def _miss(self, arrival: Arrival, code: str, rule: str) -> None:
+        miss = Miss(self.round, arrival.site, code, rule)
+        self.misses[arrival.site] = miss
+        self.on_event("miss", {"arm": self.config.name, **asdict(miss)})
+
+    def _average(self, mean: StreamingMean, local: State) -> State:
+        starter = StreamingMean(local) if self.config.upload == "all" else None
+        for site in self.config.sites:
+            kept = self.ledger.reply(self.round, site) if site in self.replies else None
+            if kept is None:
+                continue
+            reply, state, _ = kept
+            found = self.maps[self.config.student_of(site)]
+            share = weight(reply.n, self.config.weighting)
+            mean.add(_global(state, mean.keys(found)), share, found)
+            if starter:
+                # Stems and heads of other channels and classes cannot be averaged; norms can.
+                shapes = starter.keys(found)
+                own = {key: value for key, value in state.items() if shapes.get(key) == value.shape}
+                starter.add(own, share, found, partial=True)
+        result = mean.mean()
+        if starter:
+            self.ledger.save_starter(self.round, result | starter.mean())
+        return result
+
+    def _record(self, seconds: float) -> dict[str, Any]:
+        costs = [costs for _, costs in self.replies.values()]
+        virtual = [cost["virtual_seconds"] for cost in costs if cost["virtual_seconds"] is not None]
+        if virtual and self.config.deadline_s and any(miss.code == LATE for miss in self.misses.values()):
+            virtual.append(self.config.deadline_s)  # who is late has been waited for
+        return {
+            "round": self.round,
+            "seconds": seconds,
+            "virtual_seconds": max(virtual) if virtual else None,
+            "bytes_up": sum(cost["bytes_up"] for cost in costs),
+            "bytes_down": sum(cost["bytes_down"] for cost in costs),
+            "scales": self.scales or _median_scales([reply for reply, _ in self.replies.values()]),
+            "dice": {site: reply.dice for site, (reply, _) in self.replies.items()},
+            "misses": [asdict(miss) for miss in self.misses.values()],
+        }
+
+
+def _global(state: State, keys: Mapping[str, object]) -> State:
+    return {key: value for key, value in state.items() if key in keys}
+
+
+def _slice_maps(config: ArmConfig) -> dict[StudentSpec, SliceMap | None]:
+    """For each student, where it lies in the largest one; None for the largest itself."""
+    large = config.largest
+    students = {config.student_of(site) for site in config.sites}
+    return {s: None if s == large else slice_map(large, s, config.spec) for s in students}
+
+
+def _median_scales(replies: list[FitReply]) -> dict[str, float]:
+    """OmniKD's m_i for all sites: the median of what they measured in the first round."""
+    terms = sorted({term for reply in replies for term in reply.scales})
+    return {term: statistics.median(r.scales[term] for r in replies if term in r.scales) for term in terms}
+
+
+def _result(config: ArmConfig, ledger: Ledger) -> ArmResult:
+    records, last = ledger.records, len(ledger.records) - 1
+    virtual = [record["virtual_seconds"] for record in records if record["virtual_seconds"] is not None]
+    dice: dict[str, float] = {}
+    for record in records:
+        dice |= record["dice"]
+    return ArmResult(
+        arm=config.name,
+        rounds=len(records),
+        state=ledger.state_path(last) if config.aggregate else None,
+        starter=ledger.starter_path(last) if config.aggregate and config.upload == "all" else None,
+        dice=dice,
+        scales=records[-1]["scales"],
+        misses=tuple(Miss(**miss) for record in records for miss in record["misses"]),
+        seconds=sum(record["seconds"] for record in records),
+        virtual_seconds=sum(virtual) if virtual else None,
+        bytes_up=sum(record["bytes_up"] for record in records),
+        bytes_down=sum(record["bytes_down"] for record in records),
+    )
