@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from omnifed.config import Frozen
 from omnifed.data.case import Case, has_label, read_case
-from omnifed.data.overlay import contact_sheet, overlay, spread
+from omnifed.data.normalise import normalise, resize_image, resize_mask
+from omnifed.data.overlay import SIDE, contact_sheet, overlay, to_uint8
 from omnifed.data.prepare import Progress
-from omnifed.data.site import IGNORE
+from omnifed.data.site import IGNORE, SiteConfig
 from omnifed.data.site_folder import Site
 from omnifed.data.splits import plan
+from omnifed.files import write_atomic
 
 TILES = 24
 """Cases on a contact sheet, evenly over the index."""
@@ -118,7 +120,7 @@ def check_site(site: Site, progress: Progress | None = None, *, sheet: Path | No
                 pixels += count
                 shown += count > 0
         if sheet and cases and done in wanted:
-            tiles.append(_tile(cases))
+            tiles.append(_tile(cases, site.config))
         if progress:
             progress(done + 1, len(site.rows), "check")
     splits, warnings = plan(seen, site.config.splits) if seen else ([], [])
@@ -154,23 +156,19 @@ def check_site(site: Site, progress: Progress | None = None, *, sheet: Path | No
     )
 
 
-def _tile(cases: list[Case]) -> tuple[str, np.ndarray]:
-    """The case of a row that shows most foreground, else the middle one."""
+def _tile(cases: list[Case], config: SiteConfig) -> tuple[str, np.ndarray]:
+    """The slice that shows most foreground, else the middle one, as the network will see it, at the tile's size."""
     case = max(cases, key=lambda c: 0 if c.mask is None else int(((c.mask != 0) & (c.mask != IGNORE)).sum()))
     if case.mask is None or not case.mask.any():
         case = cases[len(cases) // 2]
-    image = case.pixels if case.pixels.dtype == np.uint8 else spread(case.pixels)
-    mask = np.zeros(image.shape[:2], np.uint8) if case.mask is None else case.mask
-    picture = Image.fromarray(overlay(image, mask))
-    picture.thumbnail((384, 384))
-    return case.name, np.asarray(picture)
+    height, width = case.pixels.shape[:2]
+    size = (max(1, round(height * SIDE / max(height, width))), max(1, round(width * SIDE / max(height, width))))
+    image = normalise([case.pixels], config.normalisation, config.channels)[0]
+    mask = np.zeros((height, width), np.uint8) if case.mask is None else case.mask
+    return case.name, overlay(to_uint8(resize_image(image, size)), resize_mask(mask, size))
 
 
 def _write_sheet(tiles: list[tuple[str, np.ndarray]], labels: dict[int, str], path: Path) -> None:
-    import io
-
-    from omnifed.files import write_atomic
-
     buffer = io.BytesIO()
     contact_sheet([tile for _, tile in tiles], [name for name, _ in tiles], labels).save(buffer, "PNG")
     write_atomic(path, buffer.getvalue(), mode=0o600)

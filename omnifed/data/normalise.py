@@ -48,10 +48,10 @@ def normalise(images: Sequence[np.ndarray], how: Normalisation, channels: int) -
     planes = [_channels(image, channels) for image in images]
     if how.kind == "rgb":
         mean, deviation = (MEAN, DEVIATION) if channels == 3 else (MEAN.mean()[None], DEVIATION.mean()[None])
-        scales = [_white(image) for image in images]
+        shift = (mean / deviation)[:, None, None]
         return [
-            (plane / scale - mean[:, None, None]) / deviation[:, None, None]
-            for plane, scale in zip(planes, scales, strict=True)
+            plane * (1 / (_white(image) * deviation))[:, None, None] - shift
+            for plane, image in zip(planes, images, strict=True)
         ]
     if how.kind == "window":
         low, high = how.window
@@ -89,7 +89,7 @@ def _channels(image: np.ndarray, channels: int) -> np.ndarray:
     check_finite(image)
     plane = image.astype(np.float32)
     if plane.ndim == 3:
-        return plane.transpose(2, 0, 1) if channels == 3 else (plane @ _LUMA)[None]
+        return np.ascontiguousarray(plane.transpose(2, 0, 1)) if channels == 3 else (plane @ _LUMA)[None]
     return np.repeat(plane[None], channels, axis=0)
 
 

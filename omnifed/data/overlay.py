@@ -12,13 +12,16 @@ from omnifed.data.site import IGNORE
 
 PALETTE = np.array(
     [
-        (0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
+        (0, 0, 0), (86, 180, 233), (230, 159, 0), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
         (204, 121, 167), (136, 34, 85), (153, 153, 51), (221, 221, 221), (51, 34, 136), (17, 119, 51), (136, 204, 238),
         (204, 102, 119), (170, 68, 153),
     ],
     np.uint8,
 )  # fmt: skip
 """Colour of each label, colour-blind safe: 1..7 of Okabe and Ito, then Tol's muted scheme; repeats beyond 15."""
+
+SIDE = 192
+"""Side of a tile of a contact sheet in pixels."""
 
 
 def colour(label: int) -> tuple[int, int, int]:
@@ -70,7 +73,7 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
         (H, W, 3) uint8.
     """
     x = image.astype(np.float32)
-    if x.shape[0] == 3 and not (x == x[:1]).all():
+    if x.shape[0] == 3 and not (x == x[:1]).all():  # three equal channels are a repeated grey image
         true = x * DEVIATION[:, None, None] + MEAN[:, None, None]
         if true.min() > -0.01 and true.max() < 1.01:
             return np.rint(np.clip(true, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
@@ -93,7 +96,7 @@ def contact_sheet(
     labels: Mapping[int, str],
     *,
     columns: int = 6,
-    side: int = 192,
+    side: int = SIDE,
 ) -> Image.Image:
     """Puts pictures on one sheet with the labels' colours below.
 
