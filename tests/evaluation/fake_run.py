@@ -80,7 +80,7 @@ def _scores(rng: np.random.Generator, level: np.ndarray, unit: str) -> CaseScore
     return CaseScores(
         values=values,
         patients=tuple(f"{i // 2:08x}" for i in range(n)),
-        ids=tuple(f"{i * 7919:012x}" for i in range(n)),
+        ids=tuple(f"{(i + 1) * 0x9E3779B97F4A % 2**48:012x}" for i in range(n)),
         unit=unit,  # type: ignore[arg-type]
     )
 

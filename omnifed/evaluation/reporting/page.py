@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from omnifed.evaluation.reporting import figures
 from omnifed.evaluation.reporting.compare import POOLED, Comparison, compare
-from omnifed.evaluation.reporting.pictures import Case, read_cases_of
+from omnifed.evaluation.reporting.pictures import Case, label_colours, read_cases_of
 from omnifed.evaluation.reporting.run import CENTRAL, Run
 from omnifed.evaluation.score import MEAN, METRICS
 from omnifed.evaluation.tables import TEACHER
@@ -80,6 +80,7 @@ def context(run: Run) -> dict[str, Any]:
         "matrices": _matrices(run),
         "pictures": _pictures(run, with_teacher),
         "picture_limit": _PICTURE_SITES,
+        "label_colours": {str(s["name"]): label_colours(_labels(s)) for s in run.sites},
         "costs": _costs(run),
         "teach_seconds": sum(float(e.get("seconds") or 0) for e in run.of("teach")),
         "exports": list(run.of("export")),
@@ -115,16 +116,22 @@ def _sentences(run: Run, means: dict[str, float], comparisons: list[Comparison])
             sign = "+" if d.mean >= 0 else ""
             yield (
                 f"{c.arm} against {c.base}: {sign}{number(d.mean)} Dice over {d.n} test cases of {d.groups} patients "
-                f"(95 % interval {number(d.low)} to {number(d.high)}, p = {p_value(d.p)}): {c.verdict}."
+                f"(95 % interval {number(d.low)} to {number(d.high)}, {_p_words(d.p)}): {c.verdict}."
             )
     missed = sum(1 for _ in run.of("miss"))
     if missed:
-        yield f"{missed} replies of sites were missed and did not count; they are listed below."
+        words = "1 reply of a site was" if missed == 1 else f"{missed} replies of sites were"
+        yield f"{words} missed and did not count: see “Skipped and missed”."
 
 
 def p_value(p: float) -> str:
     """A p value, not more exact than it is."""
     return "–" if math.isnan(p) else ("< 0.001" if p < 0.001 else f"{p:.3f}")
+
+
+def _p_words(p: float) -> str:
+    text = p_value(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def _scores_of(run: Run, site: str, arms: list[str]) -> dict[str, Any]:
@@ -160,8 +167,8 @@ def _matrices(run: Run) -> list[dict[str, Any]]:
     result = []
     for arm in dict.fromkeys(r.arm for r in run.matrix):
         cells = {(r.model_site, r.test_site): r for r in run.matrix if r.arm == arm}
-        names = list(dict.fromkeys([*(k[0] for k in cells)]))
-        tests = list(dict.fromkeys([*(k[1] for k in cells)]))
+        order = {site: i for i, site in enumerate(run.site_names)}
+        names, tests = (sorted({k[i] for k in cells}, key=lambda s: (order.get(s, len(order)), s)) for i in (0, 1))
         result.append({"arm": arm, "models": names, "tests": tests, "cells": cells})
     return result
 
@@ -174,6 +181,12 @@ def _pictures(run: Run, arms: list[str]) -> list[tuple[str, list[tuple[str, list
         if found:
             result.append((site, found))
     return result
+
+
+def _labels(site: dict[str, Any]) -> list[str]:
+    """Label names by id, from a list or from a mapping of ids to names."""
+    labels = site["labels"]
+    return [str(v) for v in (labels.values() if isinstance(labels, dict) else labels)]
 
 
 def _costs(run: Run) -> list[dict[str, Any]]:
@@ -206,5 +219,5 @@ def _warnings(run: Run) -> list[tuple[str, str]]:
     found = [(str(s["name"]), str(w)) for s in run.sites for w in s.get("warnings") or ()]
     found += [(str(e.get("site", "")), str(e.get("text", ""))) for e in run.of("warning")]
     if run.broken_events:
-        found.append(("", f"{run.broken_events} lines of events.jsonl could not be read and are left out."))
+        found.append(("", f"Lines of events.jsonl that could not be read and are left out: {run.broken_events}."))
     return list(dict.fromkeys(found))

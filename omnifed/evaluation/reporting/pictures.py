@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from omnifed.data.overlay import overlay
+from omnifed.data.overlay import colour, overlay
 from omnifed.data.site import IGNORE
 from omnifed.errors import OmniFedError
 
@@ -55,6 +56,11 @@ def read_cases_of(path: Path) -> list[Case]:
             seen=f"{path}: {error}",
             remedy="Write the file again by running with --resume.",
         ) from None
+
+
+def label_colours(labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Name and colour of each foreground label, as the overlays draw it; ``labels`` begins with the background."""
+    return [(name, "#{:02x}{:02x}{:02x}".format(*colour(k))) for k, name in enumerate(labels) if k]
 
 
 def _strip(image: np.ndarray, truth: np.ndarray, pred: np.ndarray, dice: float, name: str) -> Case:
