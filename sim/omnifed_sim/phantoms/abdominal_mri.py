@@ -12,15 +12,15 @@ from omnifed_sim.phantoms.shapes import field, lay, soft
 
 TISSUE = {
     "fat": (1.0, 0.9),
-    "muscle": (0.40, 0.24),
+    "muscle": (0.42, 0.24),
     "bowel": (0.42, 0.55),
     "fluid": (0.18, 0.95),
     "bone": (0.45, 0.40),
     "vessel": (0.22, 0.15),
-    "kidney": (0.44, 0.66),
-    "spleen": (0.40, 0.62),
+    "kidney": (0.56, 0.72),
+    "spleen": (0.30, 0.58),
     "liver": (0.60, 0.42),
-    "lesion": (0.36, 0.66),
+    "lesion": (0.26, 0.70),
 }
 """Signal (0..1) by tissue, (T1, T2); a scanner's phase lies between the two."""
 
@@ -28,7 +28,7 @@ TISSUE = {
 def _paint(s: Scene) -> Pair:
     a, b, shot = anatomy(s), s.body, s.shot
     signal = {
-        name: (t1 + (t2 - t1) * s.look.phase) * float(np.exp(b.normal(0, 0.09))) for name, (t1, t2) in TISSUE.items()
+        name: (t1 + (t2 - t1) * s.look.phase) * float(np.exp(b.normal(0, 0.07))) for name, (t1, t2) in TISSUE.items()
     }
     mottle = field(shot, s.size, 24, 6, 0.5)
     image = np.full((s.size, s.size), 0.03, np.float32)
@@ -42,7 +42,7 @@ def _paint(s: Scene) -> Pair:
     lay(image, a.stomach, signal["bowel"], 0.02)
     lay(image, a.stomach - 0.04, signal[str(b.choice(["fluid", "liver", "spleen"]))] * (1 + 0.1 * mottle), 0.02)
     lay(image, a.kidney, signal["kidney"], 0.02)
-    lay(image, a.kidney - 0.06, signal["kidney"] * 0.72, 0.02)
+    lay(image, a.kidney - 0.06, signal["kidney"] * 0.6, 0.02)
     lay(image, a.spleen, signal["spleen"] * (1 + 0.04 * mottle), 0.02)
     lay(image, a.liver, signal["liver"] * (1 + 0.05 * mottle), 0.02)
     image += (signal["vessel"] - signal["liver"]) * 0.7 * a.veins * soft(a.liver, 0.02)

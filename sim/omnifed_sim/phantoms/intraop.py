@@ -19,7 +19,7 @@ def _tissue(s: Scene) -> Array:
     image[:] = red * np.clip(1 + 0.22 * folds - 0.1 * np.abs(folds), 0.3, 1.7)[..., None]
     image += 0.03 * field(shot, s.size, 40, 12, 0.3)[..., None]
     veins = np.clip(1 - np.abs(field(b, s.size, 10, 3, 0.5)) / 0.12, 0, 1)[..., None]
-    image *= 1 - 0.45 * veins * np.array([0.5, 1, 0.9], np.float32)
+    image *= 1 - 0.35 * veins * np.array([0.5, 1, 0.9], np.float32)
     grey = np.array([0.62, 0.56, 0.53])
     for _ in range(b.poisson(1.0 * many)):  # fat and bone: yellowish grey
         lay(
@@ -29,11 +29,11 @@ def _tissue(s: Scene) -> Array:
             0.05,
             0.8,
         )
-    if b.uniform() < 0.35 * many:  # gauze: woven, white to grey, straight edges like a shaft's
+    if b.uniform() < 0.25 * many:  # gauze: woven, white to grey, straight edges like a shaft's
         gauze = stroke(y, x, *place(b, 0.9), b.uniform(0, np.pi), 0, b.uniform(0.1, 0.22))
         weave = 0.08 * np.sign(np.sin(60 * x) * np.sin(60 * y))[..., None]
         lay(image, gauze, grey * b.uniform(0.8, 1.3) + weave, 0.02, 0.9)
-    for _ in range(b.poisson(1.2 * many)):  # shadows: as straight and dark as a black shaft
+    for _ in range(b.poisson(0.8 * many)):  # shadows: as straight and dark as a black shaft
         line = stroke(y, x, *place(b, 0.7), b.uniform(0, np.pi), 0.1 * b.normal(), b.uniform(0.06, 0.16))
         lay(image, line, image * 0.3, 0.06, 0.9)
     return image
@@ -43,18 +43,18 @@ def _instrument(s: Scene, image: Array, mask: np.ndarray, shown: bool) -> None:
     """Draws one instrument: a shaft from the rim, two jaws at its end; random numbers are used up even if not shown."""
     b = s.body
     y, x = grid(s.size)
-    angle, width = b.uniform(0, 2 * np.pi), b.uniform(0.07, 0.13)
+    angle, width = b.uniform(0, 2 * np.pi), b.uniform(0.08, 0.14)
     ty, tx = b.uniform(-0.45, 0.45, 2) + 0.45 * s.z * b.normal(0, 1, 2)
     turn = angle + 0.35 * s.z * b.normal()
-    opening, long = abs(b.normal(0.12, 0.15)), b.uniform(0.22, 0.4)
-    dark, shine = b.uniform() < 0.4, b.uniform(-0.4, 0.4)
+    opening, long = abs(b.normal(0.12, 0.12)), b.uniform(0.3, 0.46)
+    dark, shine = b.uniform() < 0.55, b.uniform(-0.4, 0.4)
     c, si = np.float32(np.cos(turn)), np.float32(np.sin(turn))
     u, v = c * (x - tx) + si * (y - ty), c * (y - ty) - si * (x - tx)
     shaft = np.minimum(width - np.abs(v), -u)
     jaws = np.full_like(u, -1)
     for side in (-1, 1):
         middle = side * (opening * u + 0.25 * width)
-        jaws = np.maximum(jaws, np.minimum(0.62 * width * (1 - 0.75 * u / long) - np.abs(v - middle), long - u))
+        jaws = np.maximum(jaws, np.minimum(0.72 * width * (1 - 0.6 * u / long) - np.abs(v - middle), long - u))
     jaws = np.minimum(jaws, u)
     if not shown:
         return
@@ -64,7 +64,8 @@ def _instrument(s: Scene, image: Array, mask: np.ndarray, shown: bool) -> None:
     metal = np.array([0.55, 0.56, 0.58]) * (0.45 + 0.75 * around[..., None])
     black = np.array([0.12, 0.11, 0.12]) * (0.6 + 1.2 * around[..., None])
     lay(image, shaft, 0.72 * (black if dark else metal) + 0.28 * mirror, 0.015)
-    lay(image, jaws, 0.7 * metal + 0.3 * mirror, 0.015)
+    lay(image, np.minimum(shaft, u + 0.05), black, 0.01)  # the joint
+    lay(image, jaws, 0.78 * metal + 0.22 * mirror, 0.015)
     mask[shaft > 0] = 1
     mask[jaws > 0] = 2
 

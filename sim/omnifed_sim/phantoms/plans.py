@@ -39,7 +39,7 @@ RARE_WHEN_JUDGED = 0.6
 PRESETS: dict[Preset, tuple[Plan, ...]] = {
     "modalities": (
         Plan("dermoscopy", "dermoscopy", Look(tint=(1.03, 1.0, 0.97)), resolution=1.5),
-        Plan("abdominal_ct", "abdominal_ct", Look(noise=1.2, phase=0.35)),
+        Plan("abdominal_ct", "abdominal_ct", Look(noise=1.5, phase=0.25)),
         Plan("abdominal_mri", "abdominal_mri", Look(bias=0.2, phase=0.15)),
         Plan("retinal_oct", "retinal_oct", Look(bias=0.05, blur=0.3)),
         Plan("intraop", "intraop", Look(blur=0.4, bias=0.1), resolution=1.25),

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
+from math import ceil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from omnifed.data.propose import write_site_toml
 from omnifed.data.site import SiteConfig
-from omnifed.errors import OmniFedError
-from omnifed.files import write_atomic, write_json
+from omnifed.files import write_atomic
+from omnifed_sim.made_sites import make_site
 from omnifed_sim.phantoms.formats import write_case
 from omnifed_sim.phantoms.plans import PRESETS, RARE_WHEN_JUDGED, Plan, Preset
 from omnifed_sim.phantoms.stream import PHANTOMS
 
 VERSION = 1
 """Goes up whenever the same seed gives other pixels; folders of another version are written anew."""
-STAMP = ".phantom.json"
 
 Progress = Callable[[int, int, str], None]
 
@@ -52,7 +49,7 @@ def write_preset(
         The site folders, in the order of the preset.
 
     Raises:
-        OmniFedError: OF250 if a folder of a site's name is there that is no phantom site.
+        OmniFedError: OF250 if a folder of a site's name is there that the simulator did not make.
     """
     plans = PRESETS[preset]
     folders = []
@@ -60,44 +57,12 @@ def write_preset(
         if progress:
             progress(number, len(plans), plan.name)
         stamp = {"version": VERSION, "preset": preset, "seed": seed, "image_size": image_size, "scale": scale}
-        folder = out / plan.name
-        if _stamp(folder) != stamp:
-            _replace(folder, plan, [zlib.crc32(preset.encode()), seed, number], stamp)
-        folders.append(folder)
+        seeds = [zlib.crc32(preset.encode()), seed, number]
+        write = partial(_write_site, plan=plan, seeds=seeds, image_size=image_size, scale=scale)
+        folders.append(make_site(out / plan.name, stamp, write))
     if progress:
         progress(len(plans), len(plans), "phantom sites written")
     return folders
-
-
-def _stamp(folder: Path) -> dict[str, Any] | None:
-    """The arguments that made ``folder``; None where there is no folder.
-
-    A folder gets its name only once it is complete, so that a stamp that can be read is a complete site.
-    """
-    if not folder.exists():
-        return None
-    try:
-        return dict(json.loads((folder / STAMP).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        raise OmniFedError(
-            "OF250",
-            "A phantom site is written only over a phantom site.",
-            seen=str(folder),
-            remedy="Choose another output folder, or move this one away.",
-        ) from None
-
-
-def _replace(folder: Path, plan: Plan, seeds: list[int], stamp: dict[str, Any]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # the folder's name goes into the files, so the site is written below a temporary parent under its own name
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".phantom-") as part:
-        made = Path(part) / plan.name
-        made.mkdir()
-        _write_site(made, plan, seeds, stamp["image_size"], stamp["scale"])
-        write_json(made / STAMP, stamp)
-        if folder.exists():
-            shutil.rmtree(folder)
-        made.rename(folder)
 
 
 def _write_site(folder: Path, plan: Plan, seeds: list[int], image_size: int, scale: float) -> None:
@@ -114,8 +79,8 @@ def _write_site(folder: Path, plan: Plan, seeds: list[int], image_size: int, sca
     table = csv.writer(index, lineterminator="\n")
     table.writerow(["image", "mask", "patient", "split"])
     size = round(image_size * plan.resolution)
-    for patient, (split, labelled, slices) in enumerate(_patients(plan, seeds, scale)):
-        look = plan.look if split == "train" else plan.look.model_copy(update={"rare": RARE_WHEN_JUDGED})
+    for patient, (split, labelled, slices, ill) in enumerate(_patients(plan, seeds, scale)):
+        look = plan.look.model_copy(update={"rare": float(ill)})
         drawn = int(np.random.SeedSequence([*seeds, patient]).generate_state(1, np.uint64)[0] >> np.uint64(2))
         key = f"p{patient:03d}"
         pairs = [(image, mask if labelled else None) for image, mask in phantom.patient(drawn, slices, size, look)]
@@ -125,8 +90,12 @@ def _write_site(folder: Path, plan: Plan, seeds: list[int], image_size: int, sca
     write_site_toml(config, folder / "site.toml")
 
 
-def _patients(plan: Plan, seeds: list[int], scale: float) -> Iterator[tuple[str, bool, int]]:
-    """Yields (split, labelled, slices) a patient: 2..5 slices, 2..3 where methods are judged (more patients)."""
+def _patients(plan: Plan, seeds: list[int], scale: float) -> Iterator[tuple[str, bool, int, bool]]:
+    """Yields (split, labelled, slices, has the rare label) a patient.
+
+    2..5 slices, 2..3 where methods are judged, so that there are more patients. The rare label is dealt, not tossed
+    for: a site that sees it seldom sees it at least once.
+    """
     rng = np.random.default_rng([*seeds, 2**31])
     for split, labelled, wanted, most in (
         ("train", True, plan.train, 5),
@@ -134,8 +103,9 @@ def _patients(plan: Plan, seeds: list[int], scale: float) -> Iterator[tuple[str,
         ("val", True, plan.val, 3),
         ("test", True, plan.test, 3),
     ):
-        left = max(2, round(wanted * scale))
+        left, number = max(2, round(wanted * scale)), 0
+        often = plan.look.rare if split == "train" else RARE_WHEN_JUDGED
         while left:
             slices = min(left, int(rng.integers(2, most + 1)))
-            yield split, labelled, slices
-            left -= slices
+            yield split, labelled, slices, ceil((number + 1) * often) > ceil(number * often)
+            left, number = left - slices, number + 1
