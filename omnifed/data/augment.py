@@ -110,7 +110,7 @@ class Augment:
             (create_shear, affine.shear_params),
             (create_scale, affine.scale_params),
         ):
-            turn = turn @ np.asarray(make(2, drawn or 0.0))
+            turn = turn @ np.asarray(make(2, drawn or ()))
         pixels = np.diag([size[1] / 2, size[0] / 2, 1.0])
         turn = np.linalg.inv(pixels) @ turn @ pixels
         turn[:2, 2] = affine.translate_params or 0.0

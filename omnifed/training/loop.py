@@ -28,7 +28,10 @@ from omnifed.training.spec import TrainSpec
 log = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 20.0
-"""Least time between two checkpoints; a large model waits longer, so that writing takes at most 5 % of the time."""
+"""Least time between two checkpoints."""
+
+CHECKPOINT_SHARE = 0.05
+"""Largest share of the time that goes into writing them: a large model waits longer."""
 
 
 class Objective(Protocol):
@@ -270,7 +273,7 @@ class _Fit:
 
     def _save_now_and_then(self) -> None:
         now = time.perf_counter()
-        due = now - self.saved_at >= max(CHECKPOINT_SECONDS, 20 * self.save_cost)
+        due = now - self.saved_at >= max(CHECKPOINT_SECONDS, self.save_cost * (1 / CHECKPOINT_SHARE - 1))
         if self.path is None or self.course.step == self.spec.steps or not due:
             return
         groups = {
