@@ -18,12 +18,12 @@ from omnifed.errors import OmniFedError
 from omnifed.federation.tasks import TASK, Task
 from omnifed.transport.flower_compat import (
     ClientApp,
+    ConfigRecord,
     Context,
     Error,
     ErrorCode,
     Grid,
     Message,
-    MetricRecord,
     RecordDict,
     Run,
     identify,
@@ -166,7 +166,7 @@ class InProcessGrid(Grid):
         if seconds > message.metadata.ttl:
             return Message(Error(ErrorCode.MESSAGE_UNAVAILABLE, "late"), reply_to=message)
         reply = copy.deepcopy(reply)
-        reply.content[CLOCK] = MetricRecord({"virtual_seconds": float(seconds)})
+        reply.content[CLOCK] = ConfigRecord({"virtual_seconds": float(seconds)})
         return reply
 
     def _start(self, message_id: str) -> None:

@@ -18,7 +18,7 @@ from omnifed.errors import OmniFedError
 from omnifed.federation.tasks import PROTOCOL, FailedReply, HelloReply, HelloTask, Reply, Task
 from omnifed.states import State
 from omnifed.transport.apps import ROUTES
-from omnifed.transport.flower_compat import ErrorCode, Grid, Message, MetricRecord, identify, reply_to
+from omnifed.transport.flower_compat import ConfigRecord, ErrorCode, Grid, Message, identify, reply_to
 from omnifed.transport.records import Packed, pack, reply_of, size_of, to_record
 
 log = logging.getLogger("omnifed.transport")
@@ -65,7 +65,7 @@ class TaskPool:
         identify()
         self.grid, self.poll_s, self.hello_s = grid, poll_s, hello_s
         self._hellos: dict[int, HelloReply] = {}
-        self._failed: dict[int, FailedReply] = {}
+        self._failed: dict[str, FailedReply] = {}
 
     def hello(self) -> dict[str, HelloReply]:
         """Asks every node that has not introduced itself, and forgets those that are gone.
@@ -79,12 +79,13 @@ class TaskPool:
         alive = list(self.grid.get_node_ids())
         self._hellos = {node: hello for node, hello in self._hellos.items() if node in alive}
         task = HelloTask(id=f"hello.{secrets.token_hex(6)}")
+        self._failed = {}
         strangers = {node: (task, pack({})) for node in alive if node not in self._hellos}
         for node, arrival in self._exchange(strangers, self.hello_s):
             if isinstance(arrival.reply, HelloReply):
                 self._hellos[node] = arrival.reply
             elif isinstance(arrival.reply, FailedReply):
-                self._failed[node] = arrival.reply
+                self._failed[arrival.reply.site] = arrival.reply
                 log.warning("a node did not introduce itself: %s: %s", arrival.reply.code, arrival.reply.rule)
         names = [hello.site for hello in self._hellos.values()]
         if len(set(names)) < len(names):
@@ -115,7 +116,13 @@ class TaskPool:
             known = {hello.site: node for node, hello in self._hellos.items()}
         for site in tasks:
             if site not in known:
-                yield _miss(site, tasks[site][0].id, "OF501", "A site that is asked must be connected.")
+                failed = self._failed.get(site)
+                code, rule = (
+                    ("OF501", "A site that is asked must be connected.")
+                    if failed is None
+                    else (failed.code, failed.rule)
+                )
+                yield _miss(site, tasks[site][0].id, code, rule)
         packed: dict[int, Packed] = {}
         messages: dict[int, tuple[Task, Packed]] = {}
         for site, (task, state) in tasks.items():
@@ -174,7 +181,7 @@ class TaskPool:
             log.warning("%s: %s", site, error)
             return _miss(site, task.id, error.code, error.rule, down=down, up=up)
         clock = message.content.get(CLOCK)
-        virtual = clock.get("virtual_seconds") if isinstance(clock, MetricRecord) else None
+        virtual = clock.get("virtual_seconds") if isinstance(clock, ConfigRecord) else None
         return Arrival(site or reply.site, reply, state, up, down, virtual if isinstance(virtual, float) else None)
 
 

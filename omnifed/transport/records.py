@@ -123,19 +123,20 @@ def state_of(record: RecordDict) -> State:
     arrays = record.get(STATE)
     if not isinstance(arrays, ArrayRecord):
         raise _malformed("no arrays")
-    flat = {name: _view(name, array) for name, array in arrays.items()}
-    if set(flat) != {dtype for _, dtype, _ in layout}:
+    counts: dict[str, int] = {}
+    for _, dtype, shape in layout:
+        counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
+    if set(arrays) != set(counts):
         raise _malformed("dtypes of head and arrays differ")
+    flat = {name: _view(name, arrays[name], count) for name, count in counts.items()}
     state: State = {}
     start = dict.fromkeys(flat, 0)
     for key, dtype, shape in layout:
         end = start[dtype] + math.prod(shape)
-        if key in state or end > flat[dtype].size or len(shape) > 8:
-            raise _malformed("names or shapes do not fit the arrays")
+        if key in state or len(shape) > 8:
+            raise _malformed("a name comes twice, or an array has more than 8 axes")
         state[key] = flat[dtype][start[dtype] : end].reshape(shape)
         start[dtype] = end
-    if any(start[name] != values.size for name, values in flat.items()):
-        raise _malformed("arrays hold more than their shapes say")
     return state
 
 
@@ -157,34 +158,31 @@ def _head(record: RecordDict, key: str) -> str:
 
 
 def _flat(name: str, values: list[np.ndarray]) -> Array:
+    count = sum(value.size for value in values)
     dtype = np.dtype(name).newbyteorder("<")
-    head = io.BytesIO()
-    shape = (sum(value.size for value in values),)
+    data = b"".join([_npy_head(name, count), *(np.ascontiguousarray(value, dtype=dtype).data for value in values)])
+    return Array(dtype=name, shape=(count,), stype=NUMPY, data=data)
+
+
+def _view(name: str, array: Array, count: int) -> np.ndarray:
+    # DANGER: never np.load here, which can run code, nor numpy's parser of heads, which is not made for hostile bytes.
+    # A sender of ours writes exactly one head for a dtype and a count; anything else is refused.
+    head = _npy_head(name, count)
+    size = len(head) + count * np.dtype(name).itemsize
+    if array.stype != NUMPY or len(array.data) != size or not array.data.startswith(head):
+        raise _malformed("an array is not the flat array that the head announces")
+    return np.frombuffer(array.data, np.dtype(name).newbyteorder("<"), offset=len(head))
+
+
+def _npy_head(name: str, count: int) -> bytes:
+    stream = io.BytesIO()
     descr: dict[str, Any] = {
-        "descr": np.lib.format.dtype_to_descr(dtype),
+        "descr": np.lib.format.dtype_to_descr(np.dtype(name).newbyteorder("<")),
         "fortran_order": False,
-        "shape": shape,
+        "shape": (count,),
     }
-    np.lib.format.write_array_header_1_0(head, descr)
-    data = b"".join([head.getvalue(), *(np.ascontiguousarray(value, dtype=dtype).data for value in values)])
-    return Array(dtype=name, shape=shape, stype=NUMPY, data=data)
-
-
-def _view(name: str, array: Array) -> np.ndarray:
-    stream = io.BytesIO(array.data)
-    try:
-        if array.stype != NUMPY or np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-        if fortran or len(shape) != 1 or dtype != np.dtype(name).newbyteorder("<"):
-            raise ValueError
-        # DANGER: never np.load here: with allow_pickle it would run code. A buffer of a plain dtype runs nothing.
-        values = np.frombuffer(array.data, dtype, offset=stream.tell())
-    except (ValueError, TypeError, SyntaxError):
-        raise _malformed("an array is not a flat array of a plain dtype") from None
-    if values.size != shape[0]:
-        raise _malformed("an array is shorter or longer than its head says")
-    return values
+    np.lib.format.write_array_header_1_0(stream, descr)
+    return stream.getvalue()
 
 
 def _malformed(seen: str) -> OmniFedError:

@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import toy_sites
+
+from omnifed.distill.spec import DistillSpec
+from omnifed.errors import OmniFedError
+from omnifed.federation.aggregation import weight
+from omnifed.models.scaling import architecture_key
+from omnifed.models.slices import slice_map, state_shapes, take
+from omnifed.models.spec import StudentSpec
+from omnifed.states import read_state
+from omnifed.teachers.spec import TeacherSpec
+from omnifed.training.spec import TrainSpec
+from omnifed.transport.apps import client_app
+from omnifed.transport.inprocess import InProcessGrid
+from omnifed.transport.pool import TaskPool
+from omnifed_server.rounds import ArmConfig, ArmResult, run_arm
+
+SMALL = StudentSpec(alpha=0.6, beta=0.5)
+SITES = ("a", "b", "c")
+
+
+def config(**values) -> ArmConfig:
+    base = {
+        "campaign": "test", "name": "fedbn", "sites": SITES, "student": SMALL, "train": TrainSpec(steps=1, lr=0.05),
+        "rounds": 2, "local_layers": ("stem", "head", "norm"), "channels": 1,
+    }  # fmt: skip
+    return ArmConfig.model_validate(base | values)
+
+
+def pool(executor_of, sites=SITES, schedule=None) -> TaskPool:
+    return TaskPool(InProcessGrid(client_app(executor_of), sites, schedule=schedule), poll_s=0.01)
+
+
+def run(folder: Path, faults=None, events=None, **values) -> ArmResult:
+    note = (lambda name, fields: events.append((name, fields))) if events is not None else (lambda name, fields: None)
+    settings = config(**values)
+    return run_arm(pool(toy_sites.drifts(faults), settings.sites), settings, folder, on_event=note)
+
+
+def final(result: ArmResult) -> dict[str, np.ndarray]:
+    return read_state(result.state)[0]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory):
+    """Global state after one round of three sites."""
+    return final(run(tmp_path_factory.mktemp("healthy"), rounds=1))
+
+
+@pytest.fixture(scope="module")
+def without_b(tmp_path_factory):
+    """Global state after one round of a and c."""
+    return final(run(tmp_path_factory.mktemp("two"), rounds=1, sites=("a", "c")))
+
+
+def test_one_round_is_the_weighted_mean_of_what_the_sites_sent(tmp_path):
+    result = run(tmp_path / "arm", rounds=1, weighting="sqrt")
+    start = read_state(tmp_path / "arm" / "start.safetensors")[0]
+    got = final(result)
+    key = next(k for k, v in start.items() if v.ndim == 4)
+    shares = {site: weight(toy_sites.cases(site), "sqrt") for site in SITES}
+    expected = np.zeros(start[key].shape)
+    for site in SITES:
+        task = config(rounds=1).task(0, site, {})
+        expected += shares[site] / sum(shares.values()) * toy_sites.Drift(site).execute(task, start)[1][key]
+    np.testing.assert_allclose(got[key], expected, rtol=1e-5, atol=1e-6)
+    assert got.keys() == start.keys()
+    assert not any(".norm" in k or k.startswith(("stem", "head")) for k in got)
+
+
+def test_real_students_learn_together_and_keep_their_norms(tmp_path):
+    executors = {
+        site: toy_sites.Learner(site, tmp_path / "sites", channels)
+        for site, channels in zip("abc", (1, 3, 1), strict=True)
+    }
+    events = []
+    result = run_arm(
+        pool(executors.__getitem__), config(), tmp_path / "arm", on_event=lambda name, e: events.append((name, e))
+    )
+    shared = final(result)
+    states = {site: read_state(tmp_path / "sites" / site / "fedbn-1.safetensors")[0] for site in SITES}
+    key = next(k for k, v in shared.items() if v.ndim == 4)
+    low, high = (
+        np.minimum.reduce([s[key] for s in states.values()]),
+        np.maximum.reduce([s[key] for s in states.values()]),
+    )
+    assert (low - 1e-6 <= shared[key]).all()
+    assert (shared[key] <= high + 1e-6).all()
+    assert not np.array_equal(states["a"][key], states["b"][key])
+    stems = {site: next(v for k, v in s.items() if k.startswith("stem") and v.ndim == 4) for site, s in states.items()}
+    assert [stems[site].shape[1] for site in SITES] == [1, 3, 1]
+    assert not np.array_equal(stems["a"], stems["c"])
+    assert [name for name, _ in events] == ["round", "round", "round", "aggregate"] * 2
+    assert events[0][1]["bytes_up"] > 4 * sum(v.size for v in shared.values() if v.dtype == np.float32)
+    json.dumps(events)
+
+
+def test_sites_alone_send_and_get_nothing(tmp_path):
+    executors = {site: toy_sites.Learner(site, tmp_path / "sites") for site in SITES}
+    result = run_arm(pool(executors.__getitem__), config(name="local", aggregate=False), tmp_path / "arm")
+    assert result.state is None
+    assert result.rounds == 2
+    assert result.bytes_up < 5_000
+    assert not list((tmp_path / "arm").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ("raises", "OF516"), ("nan", "OF505"), ("nan-figure", "OF505"), ("shape", "OF507"), ("missing", "OF507"),
+        ("other", "OF504"), ("impostor", "OF504"),
+    ],
+)  # fmt: skip
+def test_a_faulty_site_is_a_counted_miss(tmp_path, fault, code, without_b):
+    events = []
+    result = run(tmp_path / "arm", {"b": fault}, events, rounds=1)
+    assert [(m.round, m.site, m.code) for m in result.misses] == [(0, "b", code)]
+    told = [fields for name, fields in events if name == "miss"]
+    assert len(told) == 1
+    assert "Müller" not in json.dumps(told, ensure_ascii=False)
+    assert_same(final(result), without_b)
+
+
+def test_misses_are_counted_round_by_round(tmp_path):
+    result = run(tmp_path / "arm", {"b": "raises"})
+    assert [(m.round, m.site) for m in result.misses] == [(0, "b"), (1, "b")]
+    assert result.rounds == 2
+
+
+def test_a_late_site_is_a_miss_and_has_been_waited_for(tmp_path):
+    result = run(tmp_path / "arm", {"c": "slow"}, rounds=1, deadline_s=0.25)
+    assert [(m.site, m.code) for m in result.misses] == [("c", "OF502")]
+    assert result.virtual_seconds == 0.25
+
+
+def test_a_site_that_is_not_connected_is_a_miss(tmp_path):
+    settings = config(rounds=1)
+    result = run_arm(pool(toy_sites.drifts(), ("a", "c")), settings, tmp_path / "arm")
+    assert [(m.site, m.code) for m in result.misses] == [("b", "OF501")]
+
+
+def test_below_quorum_the_round_is_repeated_once_then_ends_with_the_names(tmp_path, healthy):
+    with pytest.raises(OmniFedError, match="OF509") as caught:
+        run(tmp_path / "arm", {"a": "raises", "b": "nan"}, quorum=0.6, rounds=1)
+    assert "a (OF516)" in caught.value.seen
+    assert "b (OF505)" in caught.value.seen
+    assert not list((tmp_path / "arm").glob("round-*.json"))
+    assert_same(final(run(tmp_path / "arm", quorum=0.6, rounds=1)), healthy)
+
+
+def test_a_repeated_round_asks_only_who_is_missing(tmp_path, healthy):
+    events = []
+    result = run(tmp_path / "arm", {"b": "once"}, events, quorum=1, rounds=1)
+    assert [fields["site"] for name, fields in events if name == "round"] == ["a", "c", "b"]
+    assert result.misses == ()
+    assert_same(final(result), healthy)
+
+
+def test_scales_of_the_first_round_are_fixed_to_their_median(tmp_path):
+    distill = {site: DistillSpec() for site in SITES}
+    result = run(tmp_path / "arm", distill=distill, teacher=TeacherSpec(), rounds=1)
+    assert result.scales == {"logits": float(np.median([toy_sites.cases(site) for site in SITES]))}
+    settings = config(distill=distill, teacher=TeacherSpec())
+    assert settings.task(0, "a", {}).distill.scales == {}
+    assert settings.task(1, "a", result.scales).distill.scales == result.scales
+
+
+def test_the_schedule_runs_over_all_rounds(tmp_path):
+    task = config(rounds=5, train=TrainSpec(steps=7), seed=3).task(2, "a", {})
+    assert (task.train.first_step, task.train.total_steps, task.train.seed) == (14, 35, 3)
+
+
+def test_a_starter_holds_the_whole_student(tmp_path):
+    executors = {
+        site: toy_sites.Learner(site, tmp_path / "sites", channels)
+        for site, channels in zip("abc", (1, 3, 1), strict=True)
+    }
+    result = run_arm(pool(executors.__getitem__), config(upload="all", rounds=1), tmp_path / "arm")
+    starter = read_state(result.starter)[0]
+    assert {k: v.shape for k, v in starter.items()} == state_shapes(SMALL, config().spec)
+    sent = {site: read_state(tmp_path / "sites" / site / "fedbn-0.safetensors")[0] for site in SITES}
+    shares = {site: weight(toy_sites.cases(site), "sqrt") for site in SITES}
+    stem = next(k for k in starter if k.startswith("stem") and starter[k].ndim == 4)
+    grey = sum(shares[s] * sent[s][stem].astype(float) for s in "ac") / sum(shares[s] for s in "ac")
+    np.testing.assert_allclose(starter[stem], grey, rtol=1e-5, atol=1e-7)
+
+
+def test_students_of_unlike_size_are_averaged_where_they_overlap(tmp_path):
+    large = StudentSpec(alpha=0.6, beta=0.8)
+    assert architecture_key(large) != architecture_key(SMALL)
+    students = {"a": large, "b": SMALL, "c": SMALL}
+    result = run(tmp_path / "arm", student=students, rounds=1, weighting="equal")
+    start = read_state(tmp_path / "arm" / "start.safetensors")[0]
+    got = final(result)
+    settings = config(student=students, rounds=1)
+    found = slice_map(large, SMALL, settings.spec)
+    sent = {}
+    for site, part in {"a": start, "b": take(start, found), "c": take(start, found)}.items():
+        sent[site] = toy_sites.Drift(site).execute(settings.task(0, site, {}), part)[1]
+    key = next(k for k, e in found.items() if e.key in start and start[e.key].ndim == 4 and e.shape != e.large_shape)
+    entry = found[key]
+    mean = (sent["a"][entry.key][entry.index].astype(float) + sent["b"][key] + sent["c"][key]) / 3
+    np.testing.assert_allclose(got[entry.key][entry.index], mean, rtol=1e-5, atol=1e-6)
+    alone = np.ones(entry.large_shape, bool)
+    alone[entry.index] = False
+    np.testing.assert_allclose(got[entry.key][alone], sent["a"][entry.key][alone], rtol=1e-6)
+
+
+def test_an_arm_refuses_to_go_on_with_another_configuration(tmp_path):
+    run(tmp_path / "arm", rounds=1)
+    with pytest.raises(OmniFedError, match="OF518") as caught:
+        run(tmp_path / "arm", rounds=1, seed=1)
+    assert "seed" in caught.value.seen
+
+
+def test_a_damaged_reply_is_asked_again(tmp_path, healthy):
+    with pytest.raises(OmniFedError):
+        run(tmp_path / "arm", {"b": "raises"}, quorum=1, rounds=1)
+    path = tmp_path / "arm" / "replies" / "round-0000" / "a.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    assert_same(final(run(tmp_path / "arm", quorum=1, rounds=1)), healthy)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import toy_sites, test_rounds
+import omnifed.files
+real, left = omnifed.files.os.replace, int(sys.argv[2])
+def replace(old, new):
+    global left
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(old, new)
+    if left == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 2
+omnifed.files.os.replace = replace
+test_rounds.run(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_every_write_it_ends_with_the_same_weights(tmp_path):
+    """kill -9 before and after each rename of run_arm, then resume: bit for bit the undisturbed weights."""
+    expected = run(tmp_path / "undisturbed")
+    here = Path(__file__).parent
+    env = dict(os.environ, PYTHONPATH=str(here), OMP_NUM_THREADS="1")
+    points = 0
+    while True:
+        folder = tmp_path / f"killed-{points}"
+        done = subprocess.run([sys.executable, "-c", KILLED, folder, str(points)], env=env, capture_output=True)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+        resumed = run(folder)
+        assert_same(final(resumed), final(expected))
+        assert resumed.dice == expected.dice
+        assert (resumed.bytes_up, resumed.bytes_down) == (expected.bytes_up, expected.bytes_down)
+        assert not list(folder.rglob("*.part"))
+        points += 1
+    # arm.json, start, and for each of two rounds three replies, the state and the record: before and after each.
+    assert points == 2 * (2 + 2 * 5)
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        assert value.dtype == other[key].dtype
+        np.testing.assert_array_equal(value, other[key])
