@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
 from omnifed.data.site import IGNORE
 from omnifed.errors import OmniFedError
-from omnifed.evaluation.metrics import dice_by_case, mean_dice, score_cases
+from omnifed.evaluation.metrics import NSD_TOLERANCE, dice_by_case, mean_dice, score_cases
 
 
 def block(rows: slice, columns: slice, size: int = 16, value: int = 1) -> np.ndarray:
@@ -105,3 +107,21 @@ def test_the_fast_dice_is_monais(split, seed, classes):
     assert np.allclose(iou, dice / (2 - dice), equal_nan=True)
     assert np.nanmin(values, initial=0) >= 0
     assert np.nanmax(values[:, :, [0, 1, 3]], initial=0) <= 1
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 2**32 - 1), st.sampled_from([np.nan, 0.3, 0.7, 2.5]))
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_surface_metrics_are_monais(split, seed, spacing):
+    rng = np.random.default_rng(seed)
+    masks = []
+    for _ in range(2):
+        rows, columns = (slice(*sorted(rng.choice(25, 2, replace=False))) for _ in range(2))
+        masks.append(block(rows, columns, size=24) | (rng.random((1, 24, 24)) < 0.01))
+    truth, pred = masks
+    values = score_cases(pred, split(truth, spacing=spacing)).values[0, 0]
+    a, b = (torch.from_numpy(m)[None].float() for m in (pred, truth))
+    step = 1.0 if np.isnan(spacing) else float(np.float32(spacing))
+    hd95 = compute_hausdorff_distance(a, b, include_background=True, percentile=95, spacing=step)
+    nsd = compute_surface_dice(a, b, [NSD_TOLERANCE], include_background=True, spacing=step)
+    assert values[2:] == pytest.approx([float(hd95), float(nsd)], rel=1e-5)
