@@ -38,10 +38,11 @@ def import_segment_anything() -> ModuleType:
 
 
 def _declare() -> None:
-    """Declares the operators that the broken wheel registers fakes for, and forgets the half-done import."""
+    """Declares the operators that the broken wheel registers fakes for, and forgets the half-done imports."""
     library = torch.library.Library("torchvision", "DEF")
     for schema in (*_SCHEMAS, _SCHEMAS[0].replace("nms", "qnms", 1)):
         library.define(schema)
     _DECLARED.append(library)  # the declarations live as long as this object
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+    # Others (MONAI) may have tried before and left halves of both packages behind.
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("torchvision", "segment_anything")]:
         del sys.modules[name]
