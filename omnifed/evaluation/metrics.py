@@ -121,11 +121,11 @@ def score_cases(pred: np.ndarray, prepared: Prepared) -> CaseScores:
     """
     _check(pred, prepared)
     rows = np.flatnonzero(prepared.has_mask)
-    spacing = np.asarray(prepared.spacing, np.float64)[rows]
-    in_mm = bool(len(rows)) and bool(np.isfinite(spacing).all() and (spacing > 0).all())
+    unit = unit_of(prepared)
+    spacing = np.asarray(prepared.spacing, np.float64)[rows] if unit == "mm" else np.ones((len(rows), 2))
     values = np.stack(
         [
-            _score(prepared.masks[row], pred[row], prepared.spec.classes, space if in_mm else np.ones(2))
+            _score(prepared.masks[row], pred[row], prepared.spec.classes, space)
             for row, space in zip(rows, spacing, strict=True)
         ]
         or [np.empty((prepared.spec.classes - 1, len(METRICS)))]
@@ -134,8 +134,14 @@ def score_cases(pred: np.ndarray, prepared: Prepared) -> CaseScores:
         values=values,
         patients=tuple(prepared.patients[row] for row in rows),
         ids=tuple(prepared.ids[row] for row in rows),
-        unit="mm" if in_mm else "px",
+        unit=unit,
     )
+
+
+def unit_of(prepared: Prepared) -> Literal["mm", "px"]:
+    """The unit of a split's distances: mm where the spacing of every case with a mask is known, else pixels."""
+    spacing = np.asarray(prepared.spacing, np.float64)[np.asarray(prepared.has_mask, bool)]
+    return "mm" if len(spacing) and bool((np.isfinite(spacing) & (spacing > 0)).all()) else "px"
 
 
 def _score(truth: np.ndarray, pred: np.ndarray, classes: int, spacing: np.ndarray) -> np.ndarray:

@@ -177,7 +177,7 @@ def _pictures(run: Run, arms: list[str]) -> list[tuple[str, list[tuple[str, list
     result = []
     for site in run.site_names[:_PICTURE_SITES]:
         files = [(arm, run.folder / "predictions" / arm / f"{site}.npz") for arm in arms]
-        found = [(arm, read_cases_of(path)) for arm, path in files if path.is_file()]
+        found = [(arm, cases) for arm, path in files if path.is_file() and (cases := read_cases_of(path))]
         if found:
             result.append((site, found))
     return result
