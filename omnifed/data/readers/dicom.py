@@ -7,7 +7,6 @@ pixels are decoded, and RLE is decoded by pydicom's own decoder.
 from __future__ import annotations
 
 import contextlib
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +29,15 @@ def open_dicom(path: Path, *, pixels: bool = True) -> pydicom.Dataset:
         OmniFedError: OF212 damaged or not DICOM, OF214 deflated.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            meta = pydicom.filereader.read_file_meta_info(path)
-            syntax = meta.get("TransferSyntaxUID")
-            if syntax is not None and (syntax.is_deflated or "Deflated" in syntax.name):
-                raise OmniFedError(
-                    "OF214",
-                    "A DICOM file must not be deflated: a small one can inflate beyond any memory.",
-                    seen=str(path),
-                    remedy="Export the file uncompressed or as RLE, JPEG or JPEG 2000.",
-                )
-            return pydicom.dcmread(path, stop_before_pixels=not pixels)
+        syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
+        if syntax is not None and (syntax.is_deflated or "Deflated" in syntax.name):
+            raise OmniFedError(
+                "OF214",
+                "A DICOM file must not be deflated: a small one can inflate beyond any memory.",
+                seen=str(path),
+                remedy="Export the file uncompressed or as RLE, JPEG or JPEG 2000.",
+            )
+        return pydicom.dcmread(path, stop_before_pixels=not pixels)
     except OmniFedError:
         raise
     except Exception as error:
@@ -122,12 +118,10 @@ def _read_file(path: Path, voi: bool, instance: int) -> list[tuple[tuple[float, 
     check_size((data.Rows, data.Columns), path)
     check_size((count, data.Rows, data.Columns), path, limit=MAX_VOXELS)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            plugin = "pydicom" if data.file_meta.TransferSyntaxUID == RLELossless else ""
-            stored = pixel_array(data, decoding_plugin=plugin)
-            stored = stored if count > 1 else stored[None]
-            return [_slice(data, stored[k], k, voi, instance) for k in range(count)]
+        plugin = "pydicom" if data.file_meta.TransferSyntaxUID == RLELossless else ""
+        stored = pixel_array(data, decoding_plugin=plugin)
+        stored = stored if count > 1 else stored[None]
+        return [_slice(data, stored[k], k, voi, instance) for k in range(count)]
     except RuntimeError as error:
         if "missing dependencies" not in str(error):
             raise damaged(path, f"{type(error).__name__}: {error}") from None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from omnifed.data.readers.base import Picture
+from omnifed.data.readers.base import Picture, damaged
 from omnifed.errors import OmniFedError
 
 
@@ -42,7 +44,8 @@ def read_image(path: Path, *, slice_axis: int = 2, voi: bool = False) -> Picture
     from omnifed.data.readers import dicom, nifti, raster
 
     readers = {"dicom": dicom.read, "nifti": nifti.read, "raster": raster.read}
-    return readers[_kind(path)](path, slice_axis=slice_axis, voi=voi)
+    with _guard(path):
+        return readers[_kind(path)](path, slice_axis=slice_axis, voi=voi)
 
 
 def read_mask(path: Path, picture: Picture, drop: Collection[int] = ()) -> list[np.ndarray]:
@@ -59,10 +62,11 @@ def read_mask(path: Path, picture: Picture, drop: Collection[int] = ()) -> list[
     _must_exist(path)
     from omnifed.data.readers import dicom_seg, nifti, raster
 
-    kind = _kind(path)
-    if kind == "dicom":
-        return dicom_seg.read_mask(path, picture, drop)
-    return nifti.read_mask(path, picture) if kind == "nifti" else raster.read_mask(path, picture)
+    with _guard(path):
+        kind = _kind(path)
+        if kind == "dicom":
+            return dicom_seg.read_mask(path, picture, drop)
+        return nifti.read_mask(path, picture) if kind == "nifti" else raster.read_mask(path, picture)
 
 
 def mask_values(path: Path) -> dict[int, str]:
@@ -75,7 +79,21 @@ def mask_values(path: Path) -> dict[int, str]:
     from omnifed.data.readers import dicom_seg, nifti, raster
 
     readers = {"dicom": dicom_seg.mask_values, "nifti": nifti.mask_values, "raster": raster.mask_values}
-    return readers[_kind(path)](path)
+    with _guard(path):
+        return readers[_kind(path)](path)
+
+
+@contextmanager
+def _guard(path: Path) -> Iterator[None]:
+    """Turns whatever a decoder raises on hostile or damaged bytes into OF212: such a file is counted, it ends no run."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except OmniFedError:
+        raise
+    except Exception as error:
+        raise damaged(path, f"{type(error).__name__}: {error}") from None
 
 
 def _must_exist(path: Path) -> None:
