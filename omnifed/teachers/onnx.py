@@ -40,7 +40,15 @@ class OnnxTeacher:
     def __init__(self, spec: TeacherSpec, site: SiteSpec) -> None:
         path = Path(spec.checkpoint)
         require_file(path, spec.sha256.lower())
-        self._session, self._site = load(path), site
+        self._session = load(path)
+        found, wanted = (self._session.shape[0], self._session.classes), (site.channels, site.classes)
+        if found != wanted:
+            raise OmniFedError(
+                "OF327",
+                "An exported teacher must have the site's channels and classes.",
+                seen=f"{path}: {found[0]} channels and {found[1]} classes; the site has {wanted[0]} and {wanted[1]}",
+                remedy="Export a model that was trained with the site's labels, or choose another teacher.",
+            )
         digest = hashlib.sha256(f"onnx preprocessing {PREPROCESSING}".encode())
         digest.update(path.read_bytes())
         self._id = digest.hexdigest()
@@ -75,17 +83,14 @@ class OnnxTeacher:
         return {"dice": dice, "seconds": time.perf_counter() - started, "steps": 0.0, "trained_parameters": 0.0}
 
     def predict(self, x: Tensor) -> Out:
-        """Normalised student images (B, C, H, W) to logits (B, classes, H/4, W/4), each the mean of 4 x 4 pixels."""
-        logits = torch.from_numpy(np.asarray(self._session.logits(x.numpy()), np.float32))
-        if logits.ndim != 4 or logits.shape[1] != self._site.classes:
-            raise OmniFedError(
-                "OF327",
-                "An exported teacher must return logits (B, classes, H, W) for the site's classes.",
-                seen=f"{tuple(logits.shape)} for {self._site.classes} classes",
-                remedy="Export a model with the site's labels, or choose another teacher.",
-            )
-        factor = max(1, 4 * logits.shape[-1] // x.shape[-1])
-        return Out(logits=functional.avg_pool2d(logits, factor))
+        """Normalised student images (B, C, H, W) to logits (B, classes, h/4, w/4), each the mean of 4 x 4 pixels.
+
+        Images of another size than the model's (h, w) are resized to it.
+        """
+        size = self._session.shape[1:]
+        if tuple(x.shape[-2:]) != size:
+            x = functional.interpolate(x, size, mode="bilinear", antialias=x.shape[-2] > size[0])
+        return Out(logits=functional.avg_pool2d(torch.from_numpy(self._session.logits(x.numpy())), 4))
 
     def save(self, path: Path) -> None:
         """Writes the model's hash: the model itself stays where it is."""

@@ -39,7 +39,7 @@ ABOUT = (
     "has seen no medical image and holds none of Meta's weights. For research, tests and demonstrations."
 )
 
-STEPS = 1500
+STEPS = 1000
 """Steps behind the weights in the repository."""
 
 PER_MODALITY = 2
