@@ -15,7 +15,7 @@ import numpy as np
 from omnifed.data.overlay import to_uint8
 from omnifed.data.prepare import SiteData
 from omnifed.data.prepared import Prepared
-from omnifed.evaluation.metrics import CaseScores, mean_dice, score_cases
+from omnifed.evaluation.metrics import CaseScores, mean_dice, score_cases, unit_of
 from omnifed.evaluation.predict import predict_masks
 from omnifed.evaluation.score import MEAN
 from omnifed.evaluation.scores import foreground, summarise
@@ -121,6 +121,7 @@ def about_site(site: SiteData, *, held_out: bool) -> dict[str, object]:
         "val": len(site.val),
         "test": len(site.test),
         "held_out": held_out,
+        "unit": unit_of(site.test),
         "support": support(site.test, config.labels),
         "skipped": [{"code": c, "reason": r, "count": n} for (c, r), n in counts.items()],
         "warnings": list(site.warnings),
