@@ -85,7 +85,7 @@ def mask_values(path: Path) -> dict[int, str]:
 
 @contextmanager
 def _guard(path: Path) -> Iterator[None]:
-    """Turns whatever a decoder raises on hostile or damaged bytes into OF212: such a file is counted, it ends no run."""
+    """Turns whatever a decoder raises on hostile or damaged bytes into OF212: it is counted and ends no run."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
