@@ -30,6 +30,9 @@ def describe(
 ) -> None:
     """Prints a student's parameters, multiply-accumulates, channels and blocks.
 
+    STUDENT is a preset (omnisegnet:compact, balanced or accurate), or
+    omnisegnet:key=value,... with alpha, beta and options.
+
     Example: `omnifed describe omnisegnet:compact,stem_stride=2 --size 128 --classes 3`
     """
     facts = describe_student(StudentSpec.parse(student), SiteSpec(channels, classes), size)
