@@ -114,32 +114,6 @@ def put(state: Mapping[str, Any], found: SliceMap, into: MutableMapping[str, Any
         into[entry.key][entry.index] = value
 
 
-def accumulate(
-    state: Mapping[str, np.ndarray],
-    found: SliceMap,
-    weight: float,
-    sums: Mapping[str, np.ndarray],
-    weights: Mapping[str, np.ndarray],
-) -> None:
-    """Adds one site's slice to running sums: ``sums[i] += weight * x``, ``weights[i] += weight`` at its indices i.
-
-    Args:
-        state: the site's small state, or a part of it.
-        found: result of :func:`slice_map`.
-        weight: of the site.
-        sums: zeros of the large shapes at first; their ratio to ``weights`` is the mean over those who hold an element.
-        weights: zeros of the large shapes at first.
-
-    Raises:
-        OmniFedError: OF305 for a key or shape that the map does not know; nothing is added then.
-    """
-    check(state, found)
-    for key, value in state.items():
-        entry = found[key]
-        sums[entry.key][entry.index] += weight * value
-        weights[entry.key][entry.index] += weight
-
-
 def check(state: Mapping[str, Any], found: SliceMap) -> None:
     """Refuses a state that does not fit the map.
 

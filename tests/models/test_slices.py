@@ -1,4 +1,4 @@
-"""Sub-networks are exact slices: round trip, zero padding, running sums."""
+"""Sub-networks are exact slices: round trip, zero padding, indices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omnifed.errors import OmniFedError
 from omnifed.models.base import SiteSpec
 from omnifed.models.registry import build_student
-from omnifed.models.slices import accumulate, put, slice_map, state_shapes, take
+from omnifed.models.slices import put, slice_map, state_shapes, take
 from omnifed.models.spec import StudentSpec
 
 torch.set_num_threads(1)
@@ -114,20 +114,14 @@ def test_last_decoder_block_goes_to_the_last():
     assert len({entry.key for entry in found.values()}) == len(found)
 
 
-def test_running_sums_average_each_element_over_those_who_hold_it():
-    found_small, found_large = slice_map(LARGE, SMALL, SITE), slice_map(LARGE, LARGE, SITE)
-    shapes = state_shapes(LARGE, SITE)
-    sums = {key: np.zeros(shape) for key, shape in shapes.items()}
-    weights = {key: np.zeros(shape) for key, shape in shapes.items()}
-    ones = {key: np.ones(shape, np.float32) for key, shape in state_shapes(SMALL, SITE).items()}
-    fours = {key: np.full(shape, 4, np.float32) for key, shape in shapes.items()}
-    accumulate(ones, found_small, 1.0, sums, weights)
-    accumulate(fours, found_large, 2.0, sums, weights)
-    mean = {key: sums[key] / weights[key] for key in shapes}
-    head = mean["head.weight"]
-    assert head[0, 0, 0, 0] == 3.0  # (1 * 1 + 2 * 4) / 3
-    assert head[0, -1, 0, 0] == 4.0
-    assert mean["stem.norm.num_batches_tracked"] == 3.0
+def test_an_index_serves_running_sums():
+    found, shapes = slice_map(LARGE, SMALL, SITE), state_shapes(LARGE, SITE)
+    for key, entry in found.items():
+        held = np.zeros(shapes[entry.key])
+        held[entry.index] += np.ones(entry.shape)
+        held[entry.index] += np.ones(entry.shape)
+        assert held.sum() == 2 * np.prod(entry.shape), key
+        assert entry.large_shape == held.shape
 
 
 def test_what_does_not_fit_is_refused():
@@ -139,4 +133,4 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(OmniFedError, match="OF305"):
         put({"head.bias": np.zeros(4, np.float32)}, found, whole)
     with pytest.raises(OmniFedError, match="OF305"):
-        accumulate({"tail.bias": np.zeros(3)}, found, 1.0, whole, whole)
+        put({"tail.bias": np.zeros(3)}, found, whole)
