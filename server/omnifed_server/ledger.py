@@ -8,6 +8,7 @@ accepted reply, head and arrays in one file; ``round-0003.safetensors`` the glob
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from omnifed.states import State, read_state, write_state
 from omnifed_server.arm import ArmConfig
 
 KEPT_STATES = 2
+log = logging.getLogger("omnifed.server")
 
 
 class Ledger:
@@ -50,6 +52,11 @@ class Ledger:
         for path in folder.rglob(".*.part"):  # what a killed coordinator had begun to write
             path.unlink(missing_ok=True)
         self.records = [json.loads(path.read_bytes()) for path in sorted(folder.glob("round-*.json"))]
+        while config.aggregate and self.records and not self.state_path(len(self.records) - 1).is_file():
+            # A damaged state was deleted, as OF104 says: its round is repeated, from the sites' kept replies.
+            last = self.records.pop()["round"]
+            log.warning("round %d has lost its state and is repeated", last)
+            (folder / f"round-{last:04d}.json").unlink()
         self._clean()
 
     def state_path(self, round_: int) -> Path:

@@ -239,6 +239,16 @@ def test_a_damaged_reply_is_asked_again(tmp_path, healthy):
     assert_same(final(run(tmp_path / "arm", quorum=1, rounds=1)), healthy)
 
 
+def test_a_round_whose_state_was_deleted_is_repeated(tmp_path):
+    expected = run(tmp_path / "arm")
+    before = final(expected)
+    expected.state.unlink()
+    events = []
+    again = run(tmp_path / "arm", events=events)
+    assert_same(final(again), before)
+    assert {fields["round"] for _, fields in events} == {1}
+
+
 def killed_run(folder: Path, point: int) -> bool:
     """Runs in a forked process that kills itself (-9) before or after its n-th rename; whether it was killed."""
     child = os.fork()

@@ -27,6 +27,18 @@ def test_a_state_comes_back_bit_for_bit(state):
         assert got[key].tobytes() == value.tobytes()
 
 
+def test_a_message_survives_flowers_wire_format():
+    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+    from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+
+    state = {"w": np.arange(12, dtype=np.float32).reshape(3, 4), "n": np.array(7)}
+    record = to_record(TASK, state)
+    wire = {key: item.deflate() for key, item in get_all_nested_objects(record).items()}
+    task, got = task_of(inflate_object_from_contents(record.object_id, wire))
+    assert task == TASK
+    assert {k: v.tobytes() for k, v in got.items()} == {k: v.tobytes() for k, v in state.items()}
+
+
 def test_one_array_a_dtype_whatever_the_number_of_tensors():
     state = {f"w{i}": np.full((3, 4), i, np.float32) for i in range(300)} | {"n": np.array(1)}
     record = to_record(TASK, state)
