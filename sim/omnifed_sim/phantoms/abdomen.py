@@ -74,9 +74,9 @@ def anatomy(s: Scene) -> Abdomen:
     stomach = blob(b, y, x, -0.2 + b.normal(0, 0.04), 0.33 + b.normal(0, 0.06), b.uniform(0.16, 0.26), 0.22)
     stomach = stomach - 0.2 * (1 - _swell(z, 0.3, 1.2))
 
-    spleen_y, spleen_x, spleen_r = b.uniform(0.02, 0.22), b.uniform(0.48, 0.6), b.uniform(0.17, 0.25)
+    spleen_y, spleen_x, spleen_r = b.uniform(-0.02, 0.14), b.uniform(0.5, 0.6), b.uniform(0.19, 0.26)
     spleen = blob(b, y, x, spleen_y, spleen_x, spleen_r, 0.16) - 0.8 * spleen_r * (1 - _swell(z, 0.25, 1.3))
-    sides = [(spine - 0.1 + b.normal(0, 0.03), side * b.uniform(0.3, 0.42), b.uniform(0.13, 0.17)) for side in (-1, 1)]
+    sides = [(spine - 0.1 + b.normal(0, 0.02), side * b.uniform(0.34, 0.42), b.uniform(0.15, 0.19)) for side in (-1, 1)]
     kidney = _several([blob(b, y, x, ky, kx, r, 0.1) - 0.8 * r * (1 - _swell(z, -0.35, 1.3)) for ky, kx, r in sides])
 
     liver_r = b.uniform(0.3, 0.46)
@@ -88,18 +88,21 @@ def anatomy(s: Scene) -> Abdomen:
     tree = np.abs(field(b, s.size, 9, 3, 0.5)) * (1 + 0.3 * z)
     veins = np.clip(1 - tree / 0.22, 0, 1) * (liver > 0.05)
 
+    inside = lambda level: np.minimum(level, cavity)  # noqa: E731
+    kidney = np.minimum(inside(kidney), -bone)
+    spleen = np.minimum(inside(spleen), -kidney - 0.04)  # a layer of fat parts the kidneys from their neighbours
+    liver = np.minimum(inside(liver), np.minimum(-gallbladder, np.minimum(-bone, -kidney - 0.04)))
+
     ill = b.uniform() < s.look.rare
     spots = []
     for _ in range(2):
         spot_z = b.uniform(-0.6, 0.9)
-        where, away, r = b.uniform(0, 2 * np.pi), b.uniform(0, 0.62), b.uniform(0.09, 0.18)
+        where, away, r = b.uniform(0, 2 * np.pi), b.uniform(0, 0.62), b.uniform(0.12, 0.2)
         cy, cx = away * liver_r * np.sin(where), -0.4 + away * liver_r * np.cos(where)
         spots.append(blob(b, y, x, cy, cx, r, 0.18) - 0.7 * r * (1 - _swell(z, spot_z, 1.2)))
     lesions = np.minimum(_several(spots) if ill else np.full_like(y, -1), liver - 0.01)
 
-    inside = lambda level: np.minimum(level, cavity)  # noqa: E731
-    liver = inside(np.minimum(liver, -gallbladder))
     return Abdomen(
         body, wall, cavity, bone, vessel, inside(bowel), inside(stomach), inside(gallbladder),
-        np.minimum(inside(kidney), -bone), inside(spleen), np.minimum(liver, -bone), lesions, veins,
+        kidney, spleen, liver, lesions, veins,
     )  # fmt: skip

@@ -40,9 +40,13 @@ def _paint(s: Scene) -> Pair:
     loops = np.minimum(a.bowel - 0.03, 0.05 * s.look.distractors * field(b, s.size, 10, 3))
     lay(image, loops, signal["spleen"] if b.uniform() < 0.5 else signal["fluid"], 0.02)
     lay(image, a.stomach, signal["bowel"], 0.02)
-    lay(image, a.stomach - 0.04, signal[str(b.choice(["fluid", "liver", "spleen"]))] * (1 + 0.1 * mottle), 0.02)
+    lay(
+        image, a.stomach - 0.04, signal[str(b.choice(["fluid", "fluid", "liver", "spleen"]))] * (1 + 0.1 * mottle), 0.02
+    )
+    for organ in (a.kidney, a.spleen, a.liver):  # a thin layer of fat lies around each
+        lay(image, np.minimum(organ + 0.035, a.cavity), signal["fat"] * 0.9, 0.02)
     lay(image, a.kidney, signal["kidney"], 0.02)
-    lay(image, a.kidney - 0.06, signal["kidney"] * 0.6, 0.02)
+    lay(image, a.kidney - 0.06, signal["kidney"] * 0.55, 0.02)
     lay(image, a.spleen, signal["spleen"] * (1 + 0.04 * mottle), 0.02)
     lay(image, a.liver, signal["liver"] * (1 + 0.05 * mottle), 0.02)
     image += (signal["vessel"] - signal["liver"]) * 0.7 * a.veins * soft(a.liver, 0.02)
