@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from omnifed.data.prepare import SiteData
 from omnifed.distill.omnikd import OmniKD
@@ -20,6 +19,7 @@ from omnifed.federation.tasks import FitReply, FitTask
 from omnifed.models.base import BOTTLENECK, SiteSpec, partition
 from omnifed.models.registry import build_student
 from omnifed.models.spec import StudentSpec
+from omnifed.models.student import Student
 from omnifed.models.weights import load_state, to_state, to_tensors
 from omnifed.states import State, add_prefix, strip_prefix
 from omnifed.teachers.base import Progress
@@ -42,7 +42,7 @@ class Gate:
     round: int = -1
     dice: float = -1.0
 
-    def offer(self, store: SiteStore, arm: str, round_: int, model: nn.Module, dice: float) -> bool:
+    def offer(self, store: SiteStore, arm: str, round_: int, model: Student, dice: float) -> bool:
         """Adopts ``model`` if its Dice is not below the adopted one's."""
         if dice < self.dice:
             return False
@@ -137,24 +137,25 @@ def batches(task: FitTask, data: SiteData, lesson: Lesson | None) -> Batches:
     return Batches(data.train, task.train, cache=lesson.cache, views=lesson.views, joint_flips=lesson.joint_flips)
 
 
-def validate(model: nn.Module, data: SiteData) -> float:
+def validate(model: Student, data: SiteData) -> float:
     """Validation Dice, 0..1."""
     return mean_dice(predict_masks(model, data.val), data.val)
 
 
-def student_from(state: State, student: StudentSpec, spec: SiteSpec, seed: int = 0) -> nn.Module:
+def student_from(state: State, student: StudentSpec, spec: SiteSpec, seed: int = 0) -> Student:
     """A student with ``state`` loaded."""
     model = build_student(student, spec, seed=seed)
     load_state(model, state)
     return model
 
 
-def _fixed_scales(task: FitTask, meta: Mapping[str, Any]) -> Mapping[str, float]:
-    return (task.distill.scales if task.distill else {}) or meta.get("scales", {})
+def _fixed_scales(task: FitTask, meta: Mapping[str, Any]) -> dict[str, float]:
+    scales = {str(term): value for term, value in task.distill.scales.items()} if task.distill else {}
+    return scales or meta.get("scales", {})
 
 
 def _omnikd(
-    spec: DistillSpec | None, model: nn.Module, lesson: Lesson | None, own: State, *, fixed: Mapping[str, float]
+    spec: DistillSpec | None, model: Student, lesson: Lesson | None, own: State, *, fixed: Mapping[str, float]
 ) -> OmniKD | None:
     if spec is None:
         return None

@@ -72,7 +72,7 @@ def export_student(
     """Exports a student and compares the file with it in ONNX Runtime.
 
     Args:
-        student: a :class:`omnifed.models.base.Student` with its ``spec``; it is not changed.
+        student: the network; it is not changed.
         config: the site whose images it segments.
         path: where the file is published, atomically; nothing is written if the comparison fails.
         samples: (n, channels, H, W), n at least 1, normalised images, best real ones.

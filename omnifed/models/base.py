@@ -1,4 +1,4 @@
-"""What every network of the framework returns and what every student offers.
+"""What every network of the framework returns, and what it must know of a site. Needs no torch.
 
 Students and teachers return the same :class:`Out`, so that a distillation term never asks who made it. ``SiteSpec``
 leaves room for 3D volumes (``dimensions``) and ``forward`` for a condition (the slice position of 2.5D students).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,30 +52,11 @@ class SiteSpec:
     modality: str = ""
 
 
-@runtime_checkable
-class Student(Protocol):
-    """A network that a site trains and the federation averages (always a ``torch.nn.Module``)."""
-
-    @property
-    def feature_channels(self) -> Mapping[str, int]:
-        """Channels of each tap in ``Out.features``."""
-
-    @property
-    def architecture_key(self) -> str:
-        """Equal for two networks if and only if they have the same shapes and options."""
-
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Out:
-        """Image (B, channels, *S) to :class:`Out` with logits (B, classes, *S)."""
-
-    def layer_groups(self) -> dict[str, LayerGroup]:
-        """Every key of ``state_dict()`` to its group; affine and statistics of any norm are ``"norm"``."""
-
-
 def partition(groups: Mapping[str, LayerGroup], local: Iterable[LayerGroup]) -> dict[str, Side]:
     """Says for each state key whether it is averaged (``global``) or never leaves the site (``local``).
 
     Args:
-        groups: result of :meth:`Student.layer_groups`.
+        groups: result of :meth:`omnifed.models.student.Student.layer_groups`.
         local: groups that stay at the site; FedBN keeps ``norm`` (Li et al., ICLR 2021).
     """
     kept = set(local)

@@ -13,6 +13,7 @@ from omnifed.models import scaling
 from omnifed.models.base import BOTTLENECK, LayerGroup, Out, SiteSpec
 from omnifed.models.init import initialise
 from omnifed.models.spec import StudentSpec
+from omnifed.models.student import Student
 
 GROUPS: dict[str, LayerGroup] = {
     "stem": "stem",
@@ -148,8 +149,8 @@ class Level(nn.Module):
         return self.blocks(self.reduce_norm(self.reduce(x)))
 
 
-class OmniSegNet(nn.Module):
-    """SE encoder, ASPP bottleneck, decoder with modified skips; a :class:`omnifed.models.base.Student`.
+class OmniSegNet(Student):
+    """SE encoder, ASPP bottleneck, decoder with modified skips.
 
     Args:
         spec: scaling and options.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from omnifed.models.base import SiteSpec
 from omnifed.models.omnisegnet import OmniSegNet
 from omnifed.models.spec import StudentSpec
+from omnifed.models.student import Student
 
-FAMILIES = {"omnisegnet": OmniSegNet}
+FAMILIES: dict[str, type[OmniSegNet]] = {"omnisegnet": OmniSegNet}
 
 
-def build_student(spec: StudentSpec, site: SiteSpec, *, seed: int = 0) -> nn.Module:
+def build_student(spec: StudentSpec, site: SiteSpec, *, seed: int = 0) -> Student:
     """Builds the network with fresh weights.
 
     The same seed gives the same weights, and each tensor is drawn from (seed, its key) alone: two sites with other
@@ -23,7 +22,7 @@ def build_student(spec: StudentSpec, site: SiteSpec, *, seed: int = 0) -> nn.Mod
         seed: of the weights.
 
     Returns:
-        A module in training mode that is also a :class:`omnifed.models.base.Student`.
+        The student, in training mode.
 
     Raises:
         OmniFedError: OF302 if the family cannot serve the site.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from omnifed.models.base import Out, SiteSpec, Student
+from omnifed.models.base import Out, SiteSpec
 from omnifed.models.registry import build_student
 from omnifed.models.spec import PRESETS, StudentSpec
 from omnifed.teachers.network import NetworkTeacher
@@ -41,6 +40,6 @@ def build_cnn(spec: TeacherSpec, site: SiteSpec, seed: int) -> NetworkTeacher:
     """Builds it with fresh weights; all of them are trained (``lora_rank`` has no meaning here)."""
     alpha, beta = PRESETS["accurate"]
     student = build_student(StudentSpec(alpha=alpha, beta=beta), site, seed=seed)
-    channels: Mapping[str, int] = cast(Student, student).feature_channels
+    channels: Mapping[str, int] = student.feature_channels
     about = {"kind": "cnn", "size": spec.size, "channels": site.channels}
     return NetworkTeacher(PooledStudent(student, spec.size), channels, spec.train, about)

@@ -44,6 +44,13 @@ class Objective(Protocol):
         """Loss (scalar with graph) and its parts (scalars)."""
 
 
+class Source(Protocol):
+    """Where batches come from: :class:`omnifed.training.batches.Batches`, or several of them in turn."""
+
+    def batch(self, step: int, /) -> Batch:
+        """The batch of global step ``step``, a pure function of it."""
+
+
 @dataclass(frozen=True)
 class FitResult:
     """What a fit leaves besides the model itself.
@@ -90,7 +97,7 @@ def fit(
     spec: TrainSpec,
     objective: Objective,
     *,
-    batches: Batches | None = None,
+    batches: Source | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     optimizer_state: Mapping[str, Tensor] | None = None,
@@ -139,7 +146,7 @@ class _Fit:
         train: Prepared,
         spec: TrainSpec,
         objective: Objective,
-        batches: Batches,
+        batches: Source,
         path: Path | None,
         optimizer_state: Mapping[str, Tensor] | None,
         validate: Callable[[nn.Module], float] | None,

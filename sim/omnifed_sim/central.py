@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from omnifed.evaluation.predict import predict_masks
 from omnifed.models.base import LayerGroup, partition
 from omnifed.models.registry import build_student
 from omnifed.models.spec import StudentSpec
+from omnifed.models.student import Student
 from omnifed.models.weights import load_state, to_state
 from omnifed.states import State
 from omnifed.teachers.base import Progress
@@ -33,16 +35,12 @@ from omnifed.training.spec import TrainSpec
 
 def pool(splits: Sequence[Prepared]) -> Prepared:
     """Concatenates splits of sites with equal channels, classes and sizes; a class counts where any site has it."""
-    first = splits[0]
-    return dataclasses.replace(
-        first,
-        **{
-            name: np.concatenate([getattr(s, name) for s in splits])
-            for name in ("images", "masks", "has_mask", "spacing")
-        },
-        **{name: tuple(v for s in splits for v in getattr(s, name)) for name in ("patients", "ids", "keys")},
-        present=np.logical_or.reduce([s.present for s in splits]),
-    )
+    changes: dict[str, Any] = {"present": np.logical_or.reduce([s.present for s in splits])}
+    for name in ("images", "masks", "has_mask", "spacing"):
+        changes[name] = np.concatenate([getattr(s, name) for s in splits])
+    for name in ("patients", "ids", "keys"):
+        changes[name] = tuple(value for s in splits for value in getattr(s, name))
+    return dataclasses.replace(splits[0], **changes)
 
 
 class RoundRobin:
@@ -123,7 +121,7 @@ def train_central(
 
 def _shared_trunk(
     sites: Sequence[SiteData], student: StudentSpec, seed: int, local_layers: Sequence[LayerGroup]
-) -> list[nn.Module]:
+) -> list[Student]:
     """Students whose global parameters are one and the same object."""
     models = [build_student(student, site.config.spec, seed=seed) for site in sites]
     first = dict(models[0].named_parameters())
@@ -136,5 +134,5 @@ def _shared_trunk(
     return models
 
 
-def _is_global(model: nn.Module, key: str, local_layers: Sequence[LayerGroup]) -> bool:
-    return partition(model.layer_groups(), local_layers)[key] == "global"  # type: ignore[operator]
+def _is_global(model: Student, key: str, local_layers: Sequence[LayerGroup]) -> bool:
+    return partition(model.layer_groups(), local_layers)[key] == "global"

@@ -126,12 +126,12 @@ def settings(file: Path | None, given: dict[str, Any]) -> Any:
 @app.command("pretrain-teacher")
 def pretrain_teacher(
     out: Annotated[Path, typer.Option(help="Where the weights go.")] = Path("sam_tiny.safetensors"),
-    minutes: Annotated[float, typer.Option(help="How long to train.")] = 15.0,
-    seed: Annotated[int, typer.Option(help="Of the phantoms and the weights.")] = 1_000_003,
+    steps: Annotated[int, typer.Option(help="Optimiser steps; a second or so each.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the phantoms and the weights.")] = 0,
 ) -> None:
     """Makes the embedded teacher: sam-tiny, pre-trained on endless phantoms.
 
-    Example: `omnifed-sim pretrain-teacher --minutes 15 --out sam_tiny.safetensors`
+    Example: `omnifed-sim pretrain-teacher --steps 1000 --out sam_tiny.safetensors`
     """
     from omnifed_sim.console import Screen
     from omnifed_sim.pretrain import pretrain
@@ -139,7 +139,7 @@ def pretrain_teacher(
     screen = Screen()
     with screen.live():
         screen.stage("pre-training", 1)
-        pretrain(out, minutes=minutes, seed=seed, progress=screen.progress_of("sam-tiny"))
+        pretrain(out, steps=steps, seed=seed, progress=screen.progress_of("sam-tiny"))
     screen.say(f"weights: {out}")
 
 

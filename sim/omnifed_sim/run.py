@@ -199,7 +199,7 @@ def _export(
         report = export_student(model, site.config.model_copy(update={"image_size": shape}), path, samples)
         sizes.append(path.stat().st_size)
         values = {"site": name, "arm": arm, "path": path.name, "bytes": sizes[-1]}
-        events.add("export", {**values, "max_logit_difference": report.max_logit_difference})
+        events.add("export", {**values, "max_logit_difference": report.max_delta})
         screen.advance(name)
     first = next(iter(sites.values()))
     size = int(first.test.images.shape[2])

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnifed.errors import OmniFedError
-from omnifed.models.base import SiteSpec, Student, partition
+from omnifed.models.base import SiteSpec, partition
 from omnifed.models.omnisegnet import Gate
 from omnifed.models.registry import build_student
 from omnifed.models.spec import StudentSpec
+from omnifed.models.student import Student
 
 torch.set_num_threads(1)
 COMPACT = StudentSpec.parse("omnisegnet:compact")
