@@ -39,10 +39,11 @@ def restore(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
 
 
 def fingerprint(spec: TrainSpec, train: Prepared, start: Mapping[str, Tensor]) -> str:
-    """sha256 of what makes a fit: settings, training images and starting weights. Equal for the same fit only."""
+    """sha256 of what makes a fit: settings, training images, masks and starting weights. Equal for the same fit only."""
     digest = hashlib.sha256(spec.model_dump_json().encode())
     digest.update("\n".join(train.keys).encode())
-    digest.update(np.ascontiguousarray(train.has_mask).tobytes())
+    for array in (train.has_mask, train.masks):
+        digest.update(np.ascontiguousarray(array).tobytes())
     for name in sorted(start):
         digest.update(name.encode())
         digest.update(to_numpy(start[name]).tobytes())
