@@ -39,7 +39,7 @@ def restore(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
 
 
 def fingerprint(spec: TrainSpec, train: Prepared, start: Mapping[str, Tensor]) -> str:
-    """sha256 of what makes a fit: settings, training images, masks and starting weights. Equal for the same fit only."""
+    """sha256 of what makes a fit: settings, images, masks and starting weights: equal for the same fit only."""
     digest = hashlib.sha256(spec.model_dump_json().encode())
     digest.update("\n".join(train.keys).encode())
     for array in (train.has_mask, train.masks):
