@@ -79,10 +79,11 @@ class SiteStore:
         path = self._round(arm, round_, "round")
         return read_state(path) if path.is_file() else None
 
-    def last_round(self, arm: str) -> int | None:
-        """The last round after which the site has a state."""
-        paths = sorted((self.folder / "arms" / arm).glob("round-*.safetensors"))
-        return int(paths[-1].stem.rpartition("-")[2]) if paths else None
+    def last_round(self, arm: str, *, before: int | None = None) -> int | None:
+        """The last round (below ``before``) after which the site has a state."""
+        paths = (self.folder / "arms" / arm).glob("round-*.safetensors")
+        rounds = [int(path.stem.rpartition("-")[2]) for path in paths]
+        return max((r for r in rounds if before is None or r < before), default=None)
 
     def save_adopted(self, arm: str, round_: int, model: State, dice: float) -> None:
         """Keeps the model that the gate adopted in ``round_``."""

@@ -75,14 +75,16 @@ def fit_round(
     spec = data.config.spec
     model = build_student(task.student, spec, seed=task.train.seed)
     sides = partition(model.layer_groups(), task.local_layers)
-    previous = store.load_round(task.arm, task.round - 1) if task.round else None
+    # A site that missed rounds goes on from its newest one, not from the beginning.
+    last = store.last_round(task.arm, before=task.round)
+    previous = store.load_round(task.arm, last) if last is not None else None
     own, meta = previous if previous else ({}, {})
     load_state(model, strip_prefix("model", own))
     load_state(model, incoming(state, sides, first=previous is None))
     gate = Gate(meta.get("adopted_round", -1), meta.get("adopted_dice", -1.0))
     before = gate.round
-    if state and previous:
-        gate.offer(store, task.arm, task.round - 1, model, validate(model, data))
+    if state and last is not None:
+        gate.offer(store, task.arm, last, model, validate(model, data))
 
     kd = _omnikd(task.distill, model, lesson, strip_prefix("distill", own), fixed=_fixed_scales(task, meta))
     objective: Objective = distilled(kd) if kd else supervised()
@@ -113,7 +115,7 @@ def fit_round(
     store.save_round(task.arm, task.round, kept, head)
     checkpoint.unlink(missing_ok=True)
     reply = FitReply(
-        id=task.id, site=data.config.name, n=len(data.train), steps=result.steps, loss=dict(result.loss), dice=dice,
+        id=task.id, site=data.config.name, n=int(data.train.has_mask.sum()) or len(data.train), steps=result.steps, loss=dict(result.loss), dice=dice,
         adopted=adopted, scales=scales,
     )  # fmt: skip
     upload = {key: value for key, value in to_state(model).items() if goes_up(key, sides, task)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from omnifed.errors import OmniFedError
 from omnifed.evaluation.predict import predict_masks
 from omnifed.evaluation.tables import TEACHER
 from omnifed.federation.tasks import EvaluateTask, FailedReply, HelloReply, TeachReply, TeachTask
+from omnifed.files import write_json
 from omnifed.models.base import LayerGroup
 from omnifed.models.registry import build_student
 from omnifed.models.weights import load_state
@@ -73,6 +75,10 @@ class Campaign:
             self.events.add("arm", {"arm": arm, **spent, "peak_mib": peak_mib(), **values})
 
     def _teach(self, pool: TaskPool) -> list[str]:
+        record = self.folder / "taught.json"
+        if record.is_file():
+            # A resumed run keeps to the sites that it began with: an arm whose sites change is another arm.
+            return self._test_teachers(pool, json.loads(record.read_text()))
         self.screen.stage("teach", len(self.sites))
         task = TeachTask(id="teach", teacher=self.config.teacher)
         names = {name: (task.model_copy(update={"id": f"teach.{name}"}), State()) for name in self.sites}
@@ -91,6 +97,10 @@ class Campaign:
                 f"({reply.cache_bytes / 2**20:.1f} MiB), {reply.seconds:.0f} s"
             )
             self.screen.advance(arrival.site)
+        write_json(record, taught)
+        return self._test_teachers(pool, taught)
+
+    def _test_teachers(self, pool: TaskPool, taught: list[str]) -> list[str]:
         outcome = Outcome()
         for arrival in pool.run({n: (self._evaluation(n, TEACHER, "teacher"), State()) for n in taught}):
             if isinstance(arrival.reply, FailedReply):

@@ -147,3 +147,24 @@ def test_old_rounds_are_removed_but_never_the_adopted_model(data: SiteData, tmp_
         "adopted-0000.safetensors", "round-0003.safetensors", "round-0004.safetensors"
     ]  # fmt: skip
     assert store.adopted("a")[1] == 0.9
+
+
+def test_a_site_that_missed_a_round_goes_on_from_its_newest_state(data: SiteData, tmp_path: Path) -> None:
+    site = SiteExecutor(data, tmp_path)
+    site.execute(fit_task(0, local_layers=("norm",)), {})
+    own = SiteStore(tmp_path).last_model("a")
+    still = TRAIN.model_copy(update={"lr": 1e-12, "weight_decay": 0.0, "steps": 1})
+    site.execute(fit_task(2, local_layers=("norm",)).model_copy(update={"train": still}), {})
+    late = SiteStore(tmp_path).last_model("a")
+    assert np.allclose(late["stem.conv.weight"], own["stem.conv.weight"], atol=1e-6)
+
+
+def test_cases_weigh_by_their_masks(data: SiteData, tmp_path: Path) -> None:
+    mixed = SiteData(SITE, squares(6, 1, labelled=4), data.val, data.test, (), ())
+    reply, _ = SiteExecutor(mixed, tmp_path).execute(fit_task(), {})
+    assert reply.n == 4  # type: ignore[union-attr]
+
+
+def test_hello_is_never_answered_from_the_store(data: SiteData, tmp_path: Path) -> None:
+    SiteExecutor(data, tmp_path).execute(HelloTask(id="h"), {})
+    assert not (tmp_path / "replies").exists()
