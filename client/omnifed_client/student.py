@@ -114,8 +114,9 @@ def fit_round(
     head = {"adopted_round": gate.round, "adopted_dice": gate.dice, "previous_adopted_round": before, "scales": scales}
     store.save_round(task.arm, task.round, kept, head)
     checkpoint.unlink(missing_ok=True)
+    labelled = int(data.train.has_mask.sum())
     reply = FitReply(
-        id=task.id, site=data.config.name, n=int(data.train.has_mask.sum()) or len(data.train), steps=result.steps, loss=dict(result.loss), dice=dice,
+        id=task.id, site=data.config.name, n=labelled or len(data.train), steps=result.steps, loss=dict(result.loss), dice=dice,
         adopted=adopted, scales=scales,
     )  # fmt: skip
     upload = {key: value for key, value in to_state(model).items() if goes_up(key, sides, task)}
