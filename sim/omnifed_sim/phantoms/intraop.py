@@ -13,7 +13,7 @@ from omnifed_sim.phantoms.shapes import Array, blob, field, grid, lay, place, st
 def _tissue(s: Scene) -> Array:
     b, shot, many = s.body, s.shot, s.look.distractors
     y, x = warp(b, s.size, 0.1, s.z)
-    red = np.array([0.70, 0.30, 0.27]) * b.uniform(0.75, 1.1) + b.normal(0, 0.03, 3)
+    red = np.array([0.72, 0.29, 0.26]) * b.uniform(0.85, 1.1) + b.normal(0, 0.02, 3)
     folds = field(b, s.size, 8, 2) + 0.5 * field(shot, s.size, 18, 6, 0.5)
     image = np.empty((s.size, s.size, 3), np.float32)
     image[:] = red * np.clip(1 + 0.22 * folds - 0.1 * np.abs(folds), 0.3, 1.7)[..., None]
@@ -21,14 +21,9 @@ def _tissue(s: Scene) -> Array:
     veins = np.clip(1 - np.abs(field(b, s.size, 10, 3, 0.5)) / 0.12, 0, 1)[..., None]
     image *= 1 - 0.35 * veins * np.array([0.5, 1, 0.9], np.float32)
     grey = np.array([0.62, 0.56, 0.53])
-    for _ in range(b.poisson(1.0 * many)):  # fat and bone: yellowish grey
-        lay(
-            image,
-            blob(b, y, x, *place(b, 0.9), b.uniform(0.1, 0.3), 0.25),
-            grey * b.uniform(0.7, 1.2),
-            0.05,
-            0.8,
-        )
+    for _ in range(b.poisson(0.8 * many)):  # fat and bone: yellowish grey
+        fat = blob(b, y, x, *place(b, 0.9), b.uniform(0.1, 0.3), 0.25)
+        lay(image, fat, grey * b.uniform(0.7, 1.2), 0.05, 0.8)
     if b.uniform() < 0.25 * many:  # gauze: woven, white to grey, straight edges like a shaft's
         gauze = stroke(y, x, *place(b, 0.9), b.uniform(0, np.pi), 0, b.uniform(0.1, 0.22))
         weave = 0.08 * np.sign(np.sin(60 * x) * np.sin(60 * y))[..., None]
@@ -40,14 +35,16 @@ def _tissue(s: Scene) -> Array:
 
 
 def _instrument(s: Scene, image: Array, mask: np.ndarray, shown: bool) -> None:
-    """Draws one instrument: a shaft from the rim, two jaws at its end; random numbers are used up even if not shown."""
-    b = s.body
+    """Draws one instrument: a shaft from the rim, two jaws at its end; random numbers are used up even if not shown.
+
+    The instrument is the patient's, its pose the shot's: frames are seconds apart, and instruments move fast.
+    """
+    b, shot = s.body, s.shot
     y, x = grid(s.size)
-    angle, width = b.uniform(0, 2 * np.pi), b.uniform(0.08, 0.14)
-    ty, tx = b.uniform(-0.45, 0.45, 2) + 0.45 * s.z * b.normal(0, 1, 2)
-    turn = angle + 0.35 * s.z * b.normal()
-    opening, long = abs(b.normal(0.12, 0.12)), b.uniform(0.3, 0.46)
-    dark, shine = b.uniform() < 0.55, b.uniform(-0.4, 0.4)
+    width, long = b.uniform(0.09, 0.14), b.uniform(0.3, 0.46)
+    dark, shine = b.uniform() < 0.5, b.uniform(-0.4, 0.4)
+    turn, opening = shot.uniform(0, 2 * np.pi), abs(shot.normal(0.12, 0.12))
+    ty, tx = place(shot, 0.45)
     c, si = np.float32(np.cos(turn)), np.float32(np.sin(turn))
     u, v = c * (x - tx) + si * (y - ty), c * (y - ty) - si * (x - tx)
     shaft = np.minimum(width - np.abs(v), -u)
@@ -63,9 +60,9 @@ def _instrument(s: Scene, image: Array, mask: np.ndarray, shown: bool) -> None:
     mirror = image.mean(axis=(0, 1)) * (1 + 0.3 * field(s.shot, s.size, 6)[..., None])
     metal = np.array([0.55, 0.56, 0.58]) * (0.45 + 0.75 * around[..., None])
     black = np.array([0.12, 0.11, 0.12]) * (0.6 + 1.2 * around[..., None])
-    lay(image, shaft, 0.72 * (black if dark else metal) + 0.28 * mirror, 0.015)
+    lay(image, shaft, 0.8 * (black if dark else metal) + 0.2 * mirror, 0.015)
     lay(image, np.minimum(shaft, u + 0.05), black, 0.01)  # the joint
-    lay(image, jaws, 0.78 * metal + 0.22 * mirror, 0.015)
+    lay(image, jaws, 0.82 * metal + 0.18 * mirror, 0.015)
     mask[shaft > 0] = 1
     mask[jaws > 0] = 2
 
@@ -84,7 +81,7 @@ def _paint(s: Scene) -> Pair:
     if shot.uniform() < 0.3 * many:  # smoke
         image += (0.6 - image) * np.clip(0.25 + 0.25 * field(shot, s.size, 4), 0, 0.6)[..., None]
     image *= np.clip(1.15 - 0.45 * (y**2 + x**2), 0, 1)[..., None]
-    rim = np.float32(s.body.uniform(0.98, 1.4)) - np.hypot(y, x)
+    rim = np.float32(s.body.uniform(1.02, 1.4)) - np.hypot(y, x)
     image = acquire(image, shot, s.look, noise=0.02)
     lay(image, -rim, 0.03, 0.01)
     mask[rim <= 0] = 0

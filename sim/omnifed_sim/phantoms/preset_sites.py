@@ -93,12 +93,12 @@ def _write_site(folder: Path, plan: Plan, seeds: list[int], image_size: int, sca
 def _patients(plan: Plan, seeds: list[int], scale: float) -> Iterator[tuple[str, bool, int, bool]]:
     """Yields (split, labelled, slices, has the rare label) a patient.
 
-    2..5 slices, 2..3 where methods are judged, so that there are more patients. The rare label is dealt, not tossed
-    for: a site that sees it seldom sees it at least once.
+    2..4 slices with masks, 2..5 without, 2..3 where methods are judged: more patients. The rare label is dealt, not
+    tossed for: a site that sees it seldom sees it at least once.
     """
     rng = np.random.default_rng([*seeds, 2**31])
     for split, labelled, wanted, most in (
-        ("train", True, plan.train, 5),
+        ("train", True, plan.train, 4),
         ("train", False, plan.unlabelled, 5),
         ("val", True, plan.val, 3),
         ("test", True, plan.test, 3),
