@@ -116,9 +116,15 @@ def fit_round(
     checkpoint.unlink(missing_ok=True)
     labelled = int(data.train.has_mask.sum())
     reply = FitReply(
-        id=task.id, site=data.config.name, n=labelled or len(data.train), steps=result.steps, loss=dict(result.loss), dice=dice,
-        adopted=adopted, scales=scales,
-    )  # fmt: skip
+        id=task.id,
+        site=data.config.name,
+        n=labelled or len(data.train),
+        steps=result.steps,
+        loss=dict(result.loss),
+        dice=dice,
+        adopted=adopted,
+        scales=scales,
+    )
     upload = {key: value for key, value in to_state(model).items() if goes_up(key, sides, task)}
     return reply, upload
 

@@ -25,7 +25,7 @@ from omnifed.transport.pool import TaskPool
 from omnifed_client.store import SiteStore
 from omnifed_server.rounds import ArmConfig, run_arm
 from omnifed_sim.central import train_central
-from omnifed_sim.config import Arm, SimConfig
+from omnifed_sim.config import Arm, Precision, SimConfig
 from omnifed_sim.console import EventLog, Screen
 from omnifed_sim.machine import cpu_seconds, peak_mib
 
@@ -52,14 +52,24 @@ class Campaign:
         config: what to run.
         folder: RUN.
         sites: the sites that train.
+        precision: of every fit.
         events: told about rounds, misses, teachers and arms.
         screen: what the user sees.
     """
 
     def __init__(
-        self, config: SimConfig, folder: Path, sites: dict[str, SiteData], events: EventLog, screen: Screen
+        self,
+        config: SimConfig,
+        folder: Path,
+        sites: dict[str, SiteData],
+        precision: Precision,
+        events: EventLog,
+        screen: Screen,
     ) -> None:
         self.config, self.folder, self.sites = config, folder, sites
+        self.train = config.train_spec(precision)
+        fit = config.teacher.train.model_copy(update={"precision": precision})
+        self.teacher = config.teacher.model_copy(update={"train": fit})
         self.events, self.screen = events, screen
         self.outcomes: dict[str, Outcome] = {}
 
@@ -80,7 +90,7 @@ class Campaign:
             # A resumed run keeps to the sites that it began with: an arm whose sites change is another arm.
             return self._test_teachers(pool, json.loads(record.read_text()))
         self.screen.stage("teach", len(self.sites))
-        task = TeachTask(id="teach", teacher=self.config.teacher)
+        task = TeachTask(id="teach", teacher=self.teacher)
         names = {name: (task.model_copy(update={"id": f"teach.{name}"}), State()) for name in self.sites}
         taught = []
         for arrival in pool.run(names):
@@ -123,14 +133,14 @@ class Campaign:
                 name=arm,
                 sites=tuple(self.sites),
                 student=config.student,
-                train=config.train_spec(),
+                train=self.train,
                 rounds=config.rounds,
                 aggregate=arm != "local",
                 local_layers=local,
                 weighting=config.weighting,
                 prox_mu=config.prox_mu if arm == "fedprox" else 0.0,
                 distill={name: self._distill(name) for name in taught} if arm == "omnikd" else None,
-                teacher=config.teacher if arm == "omnikd" else None,
+                teacher=self.teacher if arm == "omnikd" else None,
                 upload="all" if config.hold_out and local and not needed else "global",
                 quorum=config.quorum,
                 deadline_s=config.deadline_s or None,
@@ -172,7 +182,7 @@ class Campaign:
         if all(path.is_file() for path in paths):
             states = [read_state(path)[0] for path in paths]
         else:
-            spec = config.train_spec().model_copy(update={"steps": config.rounds * config.steps})
+            spec = self.train.model_copy(update={"steps": config.rounds * config.steps})
             checkpoint = self.folder / "arms" / "central" / "fit.ckpt"
             states = train_central(sites, config.student, spec, local, checkpoint, self.screen.progress_of("central"))
             for path, state in zip(paths, states, strict=True):
@@ -202,7 +212,7 @@ class Campaign:
             which=which,
             local_layers=local,
             adopt=adopt,
-            teacher=self.config.teacher if which == "teacher" else None,
+            teacher=self.teacher if which == "teacher" else None,
         )
 
     def _store(self, site: str) -> SiteStore:

@@ -12,6 +12,7 @@ from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
 
 Arm = Literal["local", "fedavg", "fedprox", "fedbn", "omnikd", "central"]
+Precision = Literal["auto", "fp32", "bf16"]
 ARMS: dict[Arm, str] = {
     "local": "each site alone",
     "fedavg": "the whole student averaged (McMahan et al., AISTATS 2017)",
@@ -96,7 +97,7 @@ class SimConfig(Frozen):
             raise ValueError("split cuts a real site: give data as well")
         return self
 
-    def train_spec(self, site_rank: int = 0) -> TrainSpec:
+    def train_spec(self, precision: Precision = "auto") -> TrainSpec:
         """The fit of one round at one site; ``first_step`` is set by the coordinator."""
         return TrainSpec(
             steps=self.steps,
@@ -105,5 +106,6 @@ class SimConfig(Frozen):
             lr=self.lr,
             weight_decay=self.weight_decay,
             warmup=min(20, self.rounds * self.steps // 10),
+            precision=precision,
             seed=self.seed,
         )

@@ -23,6 +23,7 @@ from omnifed.files import write_json
 from omnifed.models.registry import build_student
 from omnifed.models.scaling import architecture_key, costs
 from omnifed.models.weights import load_state
+from omnifed.training.precision import choose
 from omnifed.transport.apps import client_app, server_app
 from omnifed.transport.flower_compat import Context, Grid, RecordDict
 from omnifed.transport.inprocess import InProcessGrid
@@ -83,6 +84,8 @@ def open_run(folder: Path, config: SimConfig | None, *, resume: bool = False, ov
     about = {
         "config": config.model_dump(mode="json"),
         "versions": {"omnifed": omnifed.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        # Measured once and kept: a resumed run that measured something else would end in other weights.
+        "precision": choose("auto", torch.device("cpu")).dtype,
         "machine": {"system": platform.platform(), "processor": processor(), "threads": torch.get_num_threads()},
     }
     write_json(file, about)
@@ -107,7 +110,8 @@ def run(config: SimConfig, folder: Path, screen: Screen) -> Path:
     _tell_skipped(sites, events, screen)
     write_json(folder / "sites.json", [about_site(s, held_out=n in config.hold_out) for n, s in sites.items()])
     training = {name: site for name, site in sites.items() if name not in config.hold_out}
-    campaign = Campaign(config, folder, training, events, screen)
+    precision = json.loads((folder / "config.json").read_text())["precision"]
+    campaign = Campaign(config, folder, training, precision, events, screen)
     grid = _grid(config, folder, training, screen)
     try:
         server_app(lambda g: campaign.run(TaskPool(g)))(grid, Context(1, 0, {}, RecordDict(), {}))
