@@ -6,7 +6,9 @@ Only a simulation may do this: it is every hospital at once. A deployed coordina
 from __future__ import annotations
 
 import dataclasses
+import hmac
 import io
+import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -52,7 +54,8 @@ class Results:
         name, labels = site.config.name, list(site.config.labels.values())
         cases = score_cases(predicted, site.test)
         self.metrics += metric_rows(arm, name, "test", summarise(cases, labels, self.seed))
-        self.cases += case_rows(arm, name, cases, labels)
+        keys = tuple(self._salted(patient) for patient in cases.patients)
+        self.cases += case_rows(arm, name, dataclasses.replace(cases, patients=keys), labels)
         self._pictures(arm, site, predicted, cases, labels)
         return mean_dice(predicted, site.test)
 
@@ -66,6 +69,13 @@ class Results:
                     dice = mean_dice(predict_masks(model, other.test), other.test)
                     row = MatrixRow(arm, own.config.name, other.config.name, dice, len(other.test))
                     self.matrix.append(row)
+
+    def _salted(self, patient: str) -> str:
+        """A patient's key in tables that people pass on: the same within a run folder, and says nothing outside it."""
+        path = self.folder / ".salt"
+        if not path.is_file():
+            write_atomic(path, secrets.token_bytes(16), mode=0o600)
+        return hmac.new(path.read_bytes(), patient.encode(), "sha256").hexdigest()[:16]
 
     def write(self) -> None:
         """Writes metrics.csv, cases.csv and matrix.csv."""
