@@ -1,0 +1,22 @@
+"""What the base install runs must not need torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import omnifed.cli.app, omnifed.cli.data, omnifed.cli.describe, omnifed.data.check, omnifed.export.session",
+        "from omnifed.models.scaling import costs; import omnifed.data.prepare, omnifed.federation.tasks",
+    ],
+)
+def test_no_torch(code: str) -> None:
+    heavy = "{'torch', 'monai', 'flwr', 'safetensors', 'matplotlib', 'scipy'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", f"import sys; {code}; print({heavy})"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "set()"
