@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -28,6 +27,7 @@ from omnifed.models.spec import StudentSpec
 from omnifed.training.loop import fit
 from omnifed.training.objectives import supervised
 from omnifed.training.spec import TrainSpec
+from omnifed_sim.machine import processor
 from omnifed_sim.phantoms import PHANTOMS, write_preset
 
 
@@ -120,7 +120,7 @@ def main() -> None:
                     f"with {line['labelled_few']} labelled {dice_few:.3f}",
                     flush=True,
                 )
-    about = {"size": options.size, "steps": options.steps, "student": options.student, "machine": platform.processor(),
+    about = {"size": options.size, "steps": options.steps, "student": options.student, "machine": processor(),
              "threads": torch.get_num_threads()}  # fmt: skip
     print(json.dumps({**about, "phantoms": lines}) if options.json else about)
 

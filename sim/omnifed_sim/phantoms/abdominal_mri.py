@@ -28,7 +28,7 @@ TISSUE = {
 def _paint(s: Scene) -> Pair:
     a, b, shot = anatomy(s), s.body, s.shot
     signal = {
-        name: (t1 + (t2 - t1) * s.look.phase) * float(np.exp(b.normal(0, 0.07))) for name, (t1, t2) in TISSUE.items()
+        name: (t1 + (t2 - t1) * s.look.phase) * float(np.exp(b.normal(0, 0.11))) for name, (t1, t2) in TISSUE.items()
     }
     mottle = field(shot, s.size, 24, 6, 0.5)
     image = np.full((s.size, s.size), 0.03, np.float32)

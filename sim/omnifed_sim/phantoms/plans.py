@@ -48,20 +48,20 @@ PRESETS: dict[Preset, tuple[Plan, ...]] = {
     # One modality and one table of labels; what differs is what differs between hospitals. The large one sees the
     # rare lesion often, the second seldom, the smallest never.
     "hospitals": (
-        Plan("north", "abdominal_mri", Look(noise=0.8, blur=0.4, bias=0.1, phase=0.10, rare=0.6), 60, 20),
+        Plan("north", "abdominal_mri", Look(noise=0.8, blur=0.4, bias=0.1, phase=0.10, rare=0.6), 40, 20),
         Plan(
             "east", "abdominal_mri",
-            Look(contrast=1.2, gamma=0.8, noise=1.1, blur=0.6, bias=0.35, phase=0.25, rare=0.15), 30, 30,
+            Look(contrast=1.2, gamma=0.8, noise=1.1, blur=0.6, bias=0.35, phase=0.22, rare=0.15), 20, 30,
             resolution=1.25,
         ),
         Plan(
             "south", "abdominal_mri",
-            Look(contrast=0.8, gamma=1.2, noise=1.9, blur=0.9, bias=0.2, phase=0.0, rare=0.6), 16, 30,
+            Look(contrast=0.8, gamma=1.2, noise=1.9, blur=0.9, bias=0.2, phase=0.05, rare=0.35), 10, 30,
             resolution=0.75,
         ),
         Plan(
             "west", "abdominal_mri",
-            Look(contrast=0.9, gamma=1.35, noise=1.3, blur=0.5, bias=0.25, phase=0.4, rare=0.0), 8, 36,
+            Look(contrast=0.9, gamma=1.35, noise=1.3, blur=0.5, bias=0.25, phase=0.28, rare=0.0), 4, 36,
         ),
     ),
 }  # fmt: skip
