@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,8 @@ class EventLog:
 
     def add(self, event: str, values: dict[str, Any]) -> None:
         """Appends one event."""
-        record = {"time": round(time.time(), 3), "event": event, **values}
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        record = {"time": now, "event": event, **values}
         self._file.write(json.dumps(record, allow_nan=False, default=float) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())

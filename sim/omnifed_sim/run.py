@@ -40,6 +40,8 @@ from omnifed_sim.sites import prepare_sites, site_folders
 EXPORTED = ("omnikd", "fedbn", "fedprox", "fedavg", "local", "central")
 """The arm whose models are exported is the first of these that was run."""
 PARITY_CASES = 8
+ABOUT = ("versions", "precision", "machine")
+"""Keys of config.json that describe the run beside its configuration."""
 
 
 def open_run(folder: Path, config: SimConfig | None, *, resume: bool = False, overwrite: bool = False) -> SimConfig:
@@ -61,7 +63,8 @@ def open_run(folder: Path, config: SimConfig | None, *, resume: bool = False, ov
             raise OmniFedError(
                 "OF121", "Only a run folder with config.json can be resumed.", seen=str(folder), remedy="Check --out."
             )
-        stored = parse(SimConfig, json.loads(file.read_text())["config"], str(file))
+        written = json.loads(file.read_text())
+        stored = parse(SimConfig, {key: written[key] for key in written if key not in ABOUT}, str(file))
         if config is not None and config != stored:
             new, old = config.model_dump(), stored.model_dump()
             raise OmniFedError(
@@ -82,7 +85,7 @@ def open_run(folder: Path, config: SimConfig | None, *, resume: bool = False, ov
         shutil.rmtree(folder)
     config = config or SimConfig()
     about = {
-        "config": config.model_dump(mode="json"),
+        **config.model_dump(mode="json"),
         "versions": {"omnifed": omnifed.__version__, "torch": torch.__version__, "python": platform.python_version()},
         # Measured once and kept: a resumed run that measured something else would end in other weights.
         "precision": choose("auto", torch.device("cpu")).dtype,
