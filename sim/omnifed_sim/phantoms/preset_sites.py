@@ -20,7 +20,7 @@ from omnifed_sim.phantoms.formats import write_case
 from omnifed_sim.phantoms.plans import PRESETS, RARE_WHEN_JUDGED, Plan, Preset
 from omnifed_sim.phantoms.stream import PHANTOMS
 
-VERSION = 1
+VERSION = 2
 """Goes up whenever the same seed gives other pixels; folders of another version are written anew."""
 
 Progress = Callable[[int, int, str], None]
