@@ -29,7 +29,10 @@ lint: env
 	$(BIN)/lint-imports
 
 bench: env
-	$(BIN)/python -m benchmarks
+	$(BIN)/python benchmarks/federation_overhead.py
+	$(BIN)/python benchmarks/distill_cost.py
+	$(BIN)/python benchmarks/phantom_difficulty.py
+	$(BIN)/python benchmarks/arms.py --preset hospitals --hold-out west --out runs/bench-hospitals
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache

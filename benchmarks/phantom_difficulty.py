@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from omnifed.data.index import Row
 from omnifed.data.prepare import SiteData, prepare
 from omnifed.data.prepared import Prepared
-from omnifed.data.site_folder import Row, Site, load_site
+from omnifed.data.site_folder import Site, load_site
 from omnifed.evaluation.metrics import mean_dice
 from omnifed.evaluation.predict import predict_masks
 from omnifed.models.registry import build_student

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from omnifed.cli.app import app
+from omnifed.cli.root import app
 
 if TYPE_CHECKING:
     from omnifed.data.check import CheckReport
@@ -28,7 +28,7 @@ def init_site(folder: Folder) -> None:
     Example: `omnifed init-site /data/liver-ct`
     """
     from omnifed.data.propose import propose_site, write_site_toml
-    from omnifed.data.site_folder import SITE_TOML
+    from omnifed.data.site import SITE_TOML
 
     config = propose_site(folder)
     write_site_toml(config, folder / SITE_TOML)

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from omnifed.cli.app import app
+from omnifed.cli.root import app
 from omnifed.errors import OmniFedError
 from omnifed.models import scaling
 from omnifed.models.base import SiteSpec

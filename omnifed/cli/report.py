@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from omnifed.cli.app import app
+from omnifed.cli.root import app
 
 
 @app.command("report")

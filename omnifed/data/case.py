@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from omnifed.data.index import Row
 from omnifed.data.normalise import check_finite
 from omnifed.data.readers.base import Picture, Spacing
 from omnifed.data.readers.registry import read_image, read_mask
 from omnifed.data.site import IGNORE, SiteConfig
-from omnifed.data.site_folder import Row, Site
+from omnifed.data.site_folder import Site
 from omnifed.errors import OmniFedError
 
 

@@ -16,10 +16,11 @@ import numpy as np
 
 from omnifed.config import parse
 from omnifed.data.case import Skipped, has_label, read_case
+from omnifed.data.index import Row
 from omnifed.data.normalise import normalise, resize_image, resize_mask
 from omnifed.data.prepared import Prepared
 from omnifed.data.site import IGNORE, SiteConfig
-from omnifed.data.site_folder import Row, Site
+from omnifed.data.site_folder import Site
 from omnifed.data.splits import plan
 from omnifed.data.spool import Entry, Spool, label_counts, load_split
 from omnifed.errors import OmniFedError

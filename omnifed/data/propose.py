@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from omnifed.data.index import Row, read_index
 from omnifed.data.normalise import default_normalisation
 from omnifed.data.readers.base import Picture
 from omnifed.data.readers.registry import mask_values, read_image
 from omnifed.data.site import IGNORE, Modality, Normalisation, SiteConfig
-from omnifed.data.site_folder import Row, read_index
 from omnifed.errors import OmniFedError
 from omnifed.files import write_atomic
 

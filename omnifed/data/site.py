@@ -10,6 +10,7 @@ from omnifed.config import Frozen
 from omnifed.models.base import SiteSpec
 
 Modality = Literal["dermoscopy", "ct", "mri", "brain-mri", "oct", "intraop", "xray", "fundus", "microscopy", "other"]
+SITE_TOML = "site.toml"
 IGNORE = 255
 """Value of mask pixels that carry no label (a whole image without a mask, or padding)."""
 

@@ -11,8 +11,9 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from omnifed.data.case import Case, read_case
+from omnifed.data.index import Row
 from omnifed.data.site import IGNORE, SiteConfig
-from omnifed.data.site_folder import Row, Site
+from omnifed.data.site_folder import Site
 
 _FULL = 65535.0
 

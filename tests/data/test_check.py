@@ -7,10 +7,11 @@ from made_files import config, disc, grey, index, png, png_site
 from PIL import Image
 
 from omnifed.data.check import check_site
+from omnifed.data.index import read_index
 from omnifed.data.normalise import normalise
 from omnifed.data.overlay import PALETTE, contact_sheet, overlay, spread, to_uint8
 from omnifed.data.site import IGNORE, Normalisation
-from omnifed.data.site_folder import Site, load_site, read_index
+from omnifed.data.site_folder import Site, load_site
 
 
 def test_counts_are_exact(tmp_path: Path) -> None:

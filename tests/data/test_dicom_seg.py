@@ -10,9 +10,10 @@ from made_files import config, dicom, disc, index, slice_file
 from pydicom.sr.codedict import codes
 
 from omnifed.data.case import read_case
+from omnifed.data.index import Row
 from omnifed.data.propose import propose_site
 from omnifed.data.readers.registry import mask_values, read_image, read_mask
-from omnifed.data.site_folder import Row, Site
+from omnifed.data.site_folder import Site
 from omnifed.errors import OmniFedError
 
 

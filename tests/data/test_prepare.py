@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from made_files import config, dicom, disc, grey, index, nifti, png, png_site
 
+from omnifed.data.index import read_index
 from omnifed.data.prepare import prepare
 from omnifed.data.site import IGNORE, Splits
-from omnifed.data.site_folder import Site, load_site, read_index
+from omnifed.data.site_folder import Site, load_site
 from omnifed.errors import OmniFedError
 
 

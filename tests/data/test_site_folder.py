@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from made_files import index, png_site
 
-from omnifed.data.site_folder import Row, load_site, read_index
+from omnifed.data.index import Row, read_index
+from omnifed.data.site_folder import load_site
 from omnifed.errors import OmniFedError
 
 
