@@ -43,7 +43,7 @@ def build_sam(
 
 
 def build_sam_tiny(spec: TeacherSpec, site: SiteSpec, image_size: tuple[int, int], seed: int) -> NetworkTeacher:
-    """Builds the embedded teacher: SAM's architecture at 2.5 M parameters.
+    """Builds the embedded teacher: SAM's transformers at 2.6 M parameters, behind a convolutional stem.
 
     Its weights were pre-trained on synthetic phantoms by ``omnifed-sim pretrain-teacher``. They are not Meta's and have
     never seen a medical image. Class tokens start from the head of the site's modality, class by class (background from
@@ -54,7 +54,15 @@ def build_sam_tiny(spec: TeacherSpec, site: SiteSpec, image_size: tuple[int, int
     state = {key: torch.from_numpy(value).float() for key, value in arrays.items()}
     head = site.modality if site.modality in HEADS else HEADS[0]
     state = {**_body(state), **_classes(state, head, site.classes)}
-    return _build(spec, site, image_size, spec.size or TINY_SIZE, seed, "tiny", state)
+    return _build(
+        spec,
+        site,
+        image_size,
+        spec.size or TINY_SIZE,
+        seed,
+        "tiny",
+        state,
+    )
 
 
 def _build(

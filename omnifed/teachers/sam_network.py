@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -42,6 +43,8 @@ class SamShape:
         global_blocks: blocks that attend over the whole image; the others over windows of ``window`` tokens.
         window: side of a window in tokens; 0 lets all blocks attend over the whole image.
         decoder_dim, decoder_heads, decoder_mlp: of neck and mask decoder.
+        stem: 0 for SAM's linear patches; otherwise the width of a convolutional stem (:class:`Stem`) whose finer maps
+            the decoder also sees (:class:`Refine`).
     """
 
     dim: int
@@ -52,13 +55,14 @@ class SamShape:
     decoder_dim: int = 256
     decoder_heads: int = 8
     decoder_mlp: int = 2048
+    stem: int = 0
 
 
 SHAPES: dict[str, SamShape] = {
     "vit_b": SamShape(768, 12, 12, (2, 5, 8, 11)),
     "vit_l": SamShape(1024, 24, 16, (5, 11, 17, 23)),
     "vit_h": SamShape(1280, 32, 16, (7, 15, 23, 31)),
-    "tiny": SamShape(192, 4, 3, window=0, decoder_dim=96, decoder_heads=4, decoder_mlp=384),
+    "tiny": SamShape(192, 4, 3, window=0, decoder_dim=96, decoder_heads=4, decoder_mlp=384, stem=24),
 }
 """Meta's three backbones (Kirillov et al., ICCV 2023) and the embedded one: their code, not their weights."""
 
@@ -107,6 +111,57 @@ class SdpaAttention(nn.Module):
         return (rows[..., :, None] + columns[..., None, :]).flatten(4).flatten(2, 3)
 
 
+class Stem(nn.Sequential):
+    """Four 3 x 3 convolutions of stride 2 in place of SAM's linear patches of 16 x 16 pixels.
+
+    A small transformer learns much faster behind it (Xiao et al., "Early Convolutions Help Transformers See Better",
+    NeurIPS 2021), and its map at a fourth of the side keeps edges that patches lose.
+
+    Args:
+        width: channels at half the side; twice as many at each further step.
+        dim: channels of the tokens.
+    """
+
+    def __init__(self, width: int, dim: int) -> None:
+        widths = [3, width, 2 * width, 4 * width, 8 * width]
+        steps = [_convolution(a, b, stride=2) for a, b in pairwise(widths)]
+        super().__init__(*steps, nn.Conv2d(widths[-1], dim, 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, 16 h, 16 w) to tokens (B, h, w, dim) and the map (B, 2 width, 4 h, 4 w)."""
+        early = self[1](self[0](x))
+        return self[4](self[3](self[2](early))).permute(0, 2, 3, 1), early
+
+
+class Refine(nn.Module):
+    """Adds what the stem saw to the decoder's upscaled embedding, as HQ-SAM does (Ke et al., NeurIPS 2023).
+
+    u + conv(conv([u, early])), the last convolution starting at zero.
+
+    Args:
+        channels: of the upscaled embedding u.
+        early: channels of the stem's map at the same size.
+    """
+
+    def __init__(self, channels: int, early: int) -> None:
+        super().__init__()
+        self.mix = _convolution(channels + early, early)
+        self.out = nn.Conv2d(early, channels, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        assert self.out.bias is not None
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, upscaled: Tensor, early: Tensor) -> Tensor:
+        """(B, channels, h, w) and (B, early, h, w) to (B, channels, h, w)."""
+        return upscaled + self.out(self.mix(torch.cat([upscaled, early], dim=1)))
+
+
+def _convolution(channels: int, out: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, out, 3, stride=stride, padding=1, bias=False), nn.GroupNorm(8, out), nn.GELU()
+    )
+
+
 def mask_decoder(shape: SamShape, classes: int) -> nn.Module:
     """SAM's mask decoder for C classes (token 0 the background), without the head that predicts mask quality."""
     transformer = sam.TwoWayTransformer(
@@ -115,7 +170,7 @@ def mask_decoder(shape: SamShape, classes: int) -> nn.Module:
     decoder = sam.MaskDecoder(
         transformer_dim=shape.decoder_dim, transformer=transformer, num_multimask_outputs=classes - 1
     )
-    decoder.iou_prediction_head = nn.Identity()
+    del decoder.iou_prediction_head
     return decoder
 
 
@@ -154,9 +209,15 @@ class SamNetwork(nn.Module):
         self.pe_layer = PositionEmbeddingRandom(shape.decoder_dim // 2)
         self.no_mask_embed = nn.Embedding(1, shape.decoder_dim)
         self.mask_decoder = mask_decoder(shape, classes)
+        self.refine: Refine | None = None
+        if shape.stem:
+            self.image_encoder.patch_embed = Stem(shape.stem, shape.dim)
+            self.refine = Refine(shape.decoder_dim // 8, 2 * shape.stem)
         if lora_rank >= 0:
             self.requires_grad_(False)
             self.mask_decoder.requires_grad_(True)
+            if self.refine is not None:
+                self.refine.requires_grad_(True)
             for block in self.image_encoder.blocks:
                 block.attn.lora.requires_grad_(True)
 
@@ -176,27 +237,46 @@ class SamNetwork(nn.Module):
             logits (B, classes, 4 h, 4 w) and features (B, decoder_dim, h, w) for a grid of h x w tokens, that is at a
             fourth and a sixteenth of the side at which the teacher sees the image.
         """
-        features = self.encode(x)
-        return Out(logits=self.decode(features, self.mask_decoder), features={BOTTLENECK: features})
+        features, early = self.encode(x)
+        return Out(logits=self.decode(features, early, self.mask_decoder), features={BOTTLENECK: features})
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Image (B, 1 or 3, H, W) of any size to features (B, decoder_dim, h, w)."""
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Image (B, 1 or 3, H, W) of any size to features (B, decoder_dim, h, w) and the stem's map or None."""
         size = (self.grid[0] * PATCH, self.grid[1] * PATCH)
         if x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)
         if tuple(x.shape[-2:]) != size:
             x = functional.interpolate(x, size, mode="bilinear", antialias=x.shape[-2] > size[0])
-        return self.image_encoder(x)
+        encoder, early = self.image_encoder, None
+        if self.refine is None:
+            tokens = encoder.patch_embed(x)
+        else:
+            tokens, early = encoder.patch_embed(x)
+        tokens = tokens + encoder.pos_embed
+        for block in encoder.blocks:
+            tokens = block(tokens)
+        return encoder.neck(tokens.permute(0, 3, 1, 2)), early
 
-    def decode(self, features: Tensor, decoder: Any) -> Tensor:
-        """Features (B, decoder_dim, h, w) to logits (B, classes of ``decoder``, 4 h, 4 w), without prompts."""
-        logits, _ = decoder.predict_masks(
-            image_embeddings=features,
-            image_pe=self.pe_layer(self.grid)[None],
-            sparse_prompt_embeddings=features.new_empty((1, 0, features.shape[1])),
-            dense_prompt_embeddings=self.no_mask_embed.weight[:, :, None, None],
-        )
-        return logits
+    def decode(self, features: Tensor, early: Tensor | None, decoder: Any) -> Tensor:
+        """``MaskDecoder.predict_masks`` without prompts, and with the stem's map where there is one.
+
+        Args:
+            features: (B, decoder_dim, h, w).
+            early: (B, 2 stem, 4 h, 4 w) or None.
+            decoder: a :func:`mask_decoder` of C classes.
+
+        Returns:
+            Logits (B, C, 4 h, 4 w).
+        """
+        tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])[None]
+        source = features + self.no_mask_embed.weight[:, :, None, None]
+        seen, source = decoder.transformer(source, self.pe_layer(self.grid)[None], tokens)
+        upscaled = decoder.output_upscaling(source.transpose(1, 2).reshape(features.shape))
+        if early is not None and self.refine is not None:
+            upscaled = self.refine(upscaled, early)
+        pairs = enumerate(decoder.output_hypernetworks_mlps)
+        weights = torch.stack([network(seen[:, 1 + k]) for k, network in pairs], dim=1)
+        return torch.einsum("bkc,bchw->bkhw", weights, upscaled)
 
 
 def fit_positions(state: Mapping[str, Tensor], network: SamNetwork) -> dict[str, Tensor]:

@@ -1,12 +1,16 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from omnifed.teachers.sam_network import (
     PATCH,
     SHAPES,
+    Refine,
     SamNetwork,
     SamShape,
     SdpaAttention,
+    Stem,
     fit_positions,
     sam,
     token_grid,
@@ -68,7 +72,7 @@ def test_vit_b_has_the_published_numbers_of_trained_parameters() -> None:
 def test_tiny_is_small() -> None:
     with torch.device("meta"):
         network = SamNetwork(SHAPES["tiny"], 2, (12, 12), -1)
-    assert sum(p.numel() for p in network.parameters()) < 2.6e6
+    assert sum(p.numel() for p in network.parameters()) < 2.7e6
 
 
 def test_rank_0_trains_the_decoder_alone_and_minus_1_everything() -> None:
@@ -90,9 +94,9 @@ def test_images_of_a_batch_do_not_see_each_other() -> None:
         assert torch.allclose(network(x).logits[1:2], network(x[1:2]).logits, atol=1e-5)
 
 
-def test_whole_network_equals_stock_sam_where_classes_are_its_masks() -> None:
+def test_encoder_and_decoder_equal_the_stock_ones() -> None:
     network = small(classes=4)
-    stock = sam.ImageEncoderViT(
+    encoder = sam.ImageEncoderViT(
         img_size=4 * PATCH,
         embed_dim=32,
         depth=2,
@@ -103,10 +107,41 @@ def test_whole_network_equals_stock_sam_where_classes_are_its_masks() -> None:
         global_attn_indexes=(1,),
         norm_layer=lambda dim: torch.nn.LayerNorm(dim, eps=1e-6),
     )
-    stock.load_state_dict({k: v for k, v in network.image_encoder.state_dict().items() if ".lora." not in k})
+    encoder.load_state_dict({k: v for k, v in network.image_encoder.state_dict().items() if ".lora." not in k})
+    transformer = sam.TwoWayTransformer(depth=2, embedding_dim=32, num_heads=2, mlp_dim=64)
+    decoder = sam.MaskDecoder(transformer_dim=32, transformer=transformer, num_multimask_outputs=3)
+    decoder.load_state_dict({**decoder.state_dict(), **network.mask_decoder.state_dict()})
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        assert torch.allclose(network(x).features["bottleneck"], stock(x), atol=4e-6)
+        features = encoder(x)
+        logits, _ = decoder.predict_masks(
+            image_embeddings=features,
+            image_pe=network.pe_layer((4, 4))[None],
+            sparse_prompt_embeddings=torch.empty(1, 0, 32),
+            dense_prompt_embeddings=network.no_mask_embed.weight[:, :, None, None],
+        )
+        out = network(x)
+        assert torch.allclose(out.features["bottleneck"], features, atol=4e-6)
+        assert torch.allclose(out.logits, logits, atol=1e-5)
+
+
+def test_the_stem_gives_tokens_and_a_map_at_a_fourth() -> None:
+    tokens, early = Stem(8, 32)(torch.randn(2, 3, 64, 96))
+    assert tokens.shape == (2, 4, 6, 32)
+    assert early.shape == (2, 16, 16, 24)
+
+
+def test_the_decoder_starts_blind_to_the_stem_and_is_trained_to_see_it() -> None:
+    refine = Refine(4, 16)
+    upscaled, early = torch.randn(2, 4, 8, 8), torch.randn(2, 16, 8, 8)
+    assert torch.equal(refine(upscaled, early), upscaled)
+    network = SamNetwork(replace(SMALL, stem=8), 2, (4, 4), 4)
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert {"refine.out.weight", "mask_decoder.iou_token.weight"} <= trained
+    assert not any("patch_embed" in name for name in trained)
+    network(torch.randn(1, 1, 64, 64)).logits.square().sum().backward()
+    assert network.refine is not None
+    assert network.refine.out.weight.grad is not None
 
 
 def test_positions_of_another_grid_are_interpolated() -> None:
