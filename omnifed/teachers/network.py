@@ -69,18 +69,22 @@ class NetworkTeacher:
 
         Args:
             train: the site's training split.
-            val: chooses the best state.
+            val: chooses the best state, the one before the fit among them: a pre-trained teacher that a few images
+                would make worse stays as it is.
             checkpoint: where the loop keeps its progress.
             progress: see :data:`omnifed.teachers.base.Progress`.
 
         Returns:
             ``dice`` (validation, 0..1), ``seconds``, ``steps`` and ``trained_parameters``.
         """
+        from omnifed.evaluation.metrics import mean_dice
+        from omnifed.evaluation.predict import predict_masks
         from omnifed.training.batches import Batches
         from omnifed.training.loop import fit
         from omnifed.training.objectives import teacher_objective
 
         started = time.perf_counter()
+        before, start_dice = self._state(), mean_dice(predict_masks(self.predict, val), val)
         result = fit(
             self.network,
             train,
@@ -92,9 +96,12 @@ class NetworkTeacher:
             progress=progress,
         )
         self.network.eval()
+        kept = bool(val.has_mask.any()) and start_dice > result.dice
+        if kept:
+            self.network.load_state_dict({key: torch.from_numpy(value) for key, value in before.items()})
         self._id = ""
         return {
-            "dice": float(result.dice),
+            "dice": start_dice if kept else float(result.dice),
             "seconds": time.perf_counter() - started,
             "steps": float(result.steps),
             "trained_parameters": float(sum(p.numel() for p in self.network.parameters() if p.requires_grad)),
@@ -130,7 +137,7 @@ class NetworkTeacher:
             )
 
     def _state(self) -> dict[str, np.ndarray]:
-        return {key: value.detach().cpu().numpy() for key, value in self.network.state_dict().items()}
+        return {key: value.detach().cpu().numpy().copy() for key, value in self.network.state_dict().items()}
 
 
 def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:

@@ -54,7 +54,7 @@ def main(
         str, typer.Option(help="FAMILY:PRESET or FAMILY:key=value,...; see `omnifed describe`.")
     ] = "omnisegnet:compact,stem_stride=2",
     teacher: Annotated[str, typer.Option(help="sam-tiny | sam | cnn | onnx.")] = "sam-tiny",
-    teacher_steps: Annotated[int, typer.Option(help="Optimiser steps of each teacher.")] = 300,
+    teacher_steps: Annotated[int, typer.Option(help="Optimiser steps of each teacher.")] = 80,
     checkpoint: Annotated[str, typer.Option(help="Checkpoint file of the teacher (sam, onnx).")] = "",
     image_size: Annotated[int, typer.Option(help="Side in pixels, a multiple of 32; 0 keeps each site's own.")] = 128,
     lr: Annotated[float, typer.Option(help="Learning rate of the students (AdamW, cosine).")] = 2e-3,
