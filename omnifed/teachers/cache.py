@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omnifed.data.augment import UPRIGHT
 from omnifed.data.prepared import Prepared
 from omnifed.errors import OmniFedError
 from omnifed.models.base import Out
 from omnifed.states import read_state, write_state
 from omnifed.teachers.base import Progress, Teacher
 from omnifed.teachers.network import PREPROCESSING
-from omnifed.teachers.views import apply_symmetry, apply_view, undo_symmetry
+from omnifed.teachers.views import apply_view, mirrorings
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +167,10 @@ class TeacherCache:
         return maps
 
     def _compute(self, teacher: Teacher, prepared: Prepared, part: Sequence[tuple[int, int]]) -> None:
-        images = torch.stack([apply_view(_image(prepared, row), prepared.keys[row], view) for row, view in part])
+        upright = prepared.spec.modality in UPRIGHT
+        images = torch.stack(
+            [apply_view(_image(prepared, row), prepared.keys[row], view, upright=upright) for row, view in part]
+        )
         out = teacher.predict(images)
         for place, (row, view) in enumerate(part):
             maps = {_LOGITS: out.logits[place], **{name: value[place] for name, value in out.features.items()}}
@@ -178,7 +182,8 @@ class TeacherCache:
                 self._stored -= _bytes(gone)
 
     def _flip_error(self, teacher: Teacher, prepared: Prepared) -> float:
-        """Measured once a teacher and set of images, on up to a dozen of them, mirrored both ways; then remembered."""
+        """Measured once a teacher and set of images, on up to a dozen of them in each mirroring; then remembered."""
+        mirrors = mirrorings(upright=prepared.spec.modality in UPRIGHT)
         keys = sorted(prepared.keys)[:: max(1, -(-len(prepared) // _FLIP_IMAGES))]
         path = self.folder / f"flips-{_hash(self.teacher_id, *keys)[:32]}.safetensors"
         if path.exists():
@@ -189,9 +194,8 @@ class TeacherCache:
         changed = foreground = 0
         for row in [prepared.keys.index(key) for key in keys]:
             image = _image(prepared, row)
-            flips = [(0, False), (0, True), (2, True)]  # as it is, left to right, top to bottom
-            logits = teacher.predict(torch.stack([apply_symmetry(image, *flip) for flip in flips])).logits
-            plain, *others = [undo_symmetry(x.argmax(0), *flip) for x, flip in zip(logits, flips, strict=True)]
+            logits = teacher.predict(torch.stack([image.flip(axes) for axes in mirrors])).logits
+            plain, *others = [x.argmax(0).flip(axes) for x, axes in zip(logits, mirrors, strict=True)]
             for other in others:
                 changed += int((plain != other).sum())
                 foreground += int(((plain > 0) | (other > 0)).sum())

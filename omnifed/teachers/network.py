@@ -75,7 +75,7 @@ class NetworkTeacher:
             progress: see :data:`omnifed.teachers.base.Progress`.
 
         Returns:
-            ``dice`` (validation, 0..1), ``seconds``, ``steps`` and ``trained_parameters``.
+            ``dice`` and ``dice_before`` (validation, 0..1), ``seconds``, ``steps`` and ``trained_parameters``.
         """
         from omnifed.evaluation.metrics import mean_dice
         from omnifed.evaluation.predict import predict_masks
@@ -84,7 +84,8 @@ class NetworkTeacher:
         from omnifed.training.objectives import teacher_objective
 
         started = time.perf_counter()
-        before, start_dice = self._state(), mean_dice(predict_masks(self.predict, val), val)
+        before = {key: value.copy() for key, value in self._state().items()}
+        start_dice = mean_dice(predict_masks(self.network, val), val)
         result = fit(
             self.network,
             train,
@@ -102,6 +103,7 @@ class NetworkTeacher:
         self._id = ""
         return {
             "dice": start_dice if kept else float(result.dice),
+            "dice_before": start_dice,
             "seconds": time.perf_counter() - started,
             "steps": float(result.steps),
             "trained_parameters": float(sum(p.numel() for p in self.network.parameters() if p.requires_grad)),

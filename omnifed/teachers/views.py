@@ -1,4 +1,8 @@
-"""Deterministic geometric views of a case, exact on every grid: the same for image, label and maps."""
+"""Deterministic geometric views of a case, exact on every grid: the same for image, label and maps.
+
+Only mirrorings: those that the augmentation of the teacher's own fit knows. A teacher that never saw a quarter turn has
+nothing to teach about one.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,26 @@ import hashlib
 import numpy as np
 from torch import Tensor
 
-SQUARE = tuple((turns, flip) for turns in range(4) for flip in (False, True))
-"""The eight symmetries of a square: quarter turns, then a horizontal flip or none; the first is the identity."""
-OBLONG = ((0, False), (0, True), (2, False), (2, True))
-"""The four symmetries of a rectangle."""
+Mirror = tuple[int, ...]
+"""Axes that are mirrored: -1 left to right, -2 top to bottom."""
 
 
-def symmetry(key: str, view: int, *, square: bool) -> tuple[int, bool]:
-    """Which symmetry a view of a case is: quarter turns and whether it is then flipped.
+def mirrorings(*, upright: bool) -> tuple[Mirror, ...]:
+    """The identity, then the other mirrorings: one for images that have an up and a down, three for all others.
 
-    View 0 is the identity. The others run through a permutation of the remaining symmetries that is drawn from the key,
-    so that views of one case differ as long as there are symmetries left (7, or 3 where not square).
+    Args:
+        upright: whether the modality is in :data:`omnifed.data.augment.UPRIGHT`.
     """
-    group = SQUARE if square else OBLONG
+    return ((), (-1,)) if upright else ((), (-1,), (-2,), (-2, -1))
+
+
+def mirror(key: str, view: int, *, upright: bool) -> Mirror:
+    """Which mirroring a view of a case is.
+
+    View 0 is the identity. The others run through a permutation of the remaining mirrorings that is drawn from the key,
+    so that views of one case differ as long as there are any left (3, or 1 where upright).
+    """
+    group = mirrorings(upright=upright)
     if view == 0:
         return group[0]
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
@@ -27,27 +38,17 @@ def symmetry(key: str, view: int, *, square: bool) -> tuple[int, bool]:
     return group[1 + int(order[(view - 1) % len(order)])]
 
 
-def apply_symmetry(tensor: Tensor, turns: int, flip: bool) -> Tensor:
-    """Turns (..., H, W) by ``turns`` quarters counter-clockwise, then flips it left to right."""
-    turned = tensor.rot90(turns, (-2, -1)) if turns else tensor
-    return turned.flip(-1) if flip else turned
-
-
-def undo_symmetry(tensor: Tensor, turns: int, flip: bool) -> Tensor:
-    """The inverse of :func:`apply_symmetry`."""
-    flipped = tensor.flip(-1) if flip else tensor
-    return flipped.rot90(-turns, (-2, -1)) if turns else flipped
-
-
-def apply_view(tensor: Tensor, key: str, view: int) -> Tensor:
-    """One view of an image or a label.
+def apply_view(tensor: Tensor, key: str, view: int, *, upright: bool = False) -> Tensor:
+    """One view of an image, a label or a map.
 
     Args:
-        tensor: (..., H, W) of one case at the image's size (whether H = W decides which symmetries there are).
+        tensor: (..., H, W) of one case.
         key: the case's content hash.
         view: 0 is the identity; others are drawn from (key, view).
+        upright: whether the modality has an up and a down.
 
     Returns:
-        The same pixels in another order, same shape.
+        The same pixels mirrored, same shape. Applied twice it is the identity.
     """
-    return apply_symmetry(tensor, *symmetry(key, view, square=tensor.shape[-1] == tensor.shape[-2]))
+    axes = mirror(key, view, upright=upright)
+    return tensor.flip(axes) if axes else tensor

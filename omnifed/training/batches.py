@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnifed.data.augment import Augment, grid, jitter, warp
+from omnifed.data.augment import UPRIGHT, Augment, grid, jitter, warp
 from omnifed.data.prepared import Prepared
 from omnifed.errors import OmniFedError
 from omnifed.models.base import Out
@@ -137,8 +137,12 @@ class Batches:
         keys = [self.prepared.keys[row] for row in rows]
         views = [int(draw) % self.views if self._augment is not None else 0 for draw in draws]
         pairs = list(zip(keys, views, strict=True))
-        image = torch.stack([apply_view(x, key, view) for x, (key, view) in zip(image, pairs, strict=True)])
-        label = torch.stack([apply_view(x, key, view) for x, (key, view) in zip(label, pairs, strict=True)])
+        upright = self.prepared.spec.modality in UPRIGHT
+
+        def seen(stack: Tensor) -> Tensor:
+            return torch.stack([apply_view(x, *pair, upright=upright) for x, pair in zip(stack, pairs, strict=True)])
+
+        image, label = seen(image), seen(label)
         return image, label, self.cache.get(keys, views)
 
 

@@ -1,5 +1,6 @@
 import stat
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from omnifed.models.base import Out, SiteSpec
 from omnifed.teachers import cache as module
 from omnifed.teachers.cache import TeacherCache, quantise
 from omnifed.teachers.views import apply_view
+from omnifed.training.batches import Batches
+from omnifed.training.spec import TrainSpec
 
 
 class Brightness:
@@ -128,9 +131,18 @@ def test_flip_error_is_zero_for_an_equivariant_teacher_and_forbids_joint_flips_f
     fair = TeacherCache(tmp_path / "fair", Brightness.id).build(Brightness(), site(), 1)
     assert (fair.flip_error, fair.joint_flips) == (0.0, True)
     biased = TeacherCache(tmp_path / "biased", Brightness.id).build(Brightness(gradient=True), site(), 1)
-    # Left to right every label changes; top to bottom none does: (16 x 16) of (16 x 16 + 16 x 8) foreground pixels.
-    assert biased.flip_error == pytest.approx(256 / 384)
+    # Left to right and both ways every label changes, top to bottom none: 2 (16 x 16) of 2 (16 x 16) + 16 x 8 pixels.
+    assert biased.flip_error == pytest.approx(512 / 640)
     assert not biased.joint_flips
+
+
+def test_an_upright_modality_is_mirrored_left_to_right_alone(tmp_path: Path) -> None:
+    data = replace(site(), spec=SiteSpec(1, 2, modality="ct"))
+    cache = TeacherCache(tmp_path, Brightness.id)
+    report = cache.build(Brightness(gradient=True), data, 2)
+    assert report.flip_error == 1.0
+    plain, mirrored = (cache.get(data.keys, [view] * 3).features["bottleneck"] for view in (0, 1))
+    assert torch.allclose(mirrored, plain.flip(-1), atol=1e-6)
 
 
 def test_the_store_in_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,3 +171,16 @@ def test_quantisation_by_hand() -> None:
     codes, scale = quantise(np.array([[[127.0, -63.6]], [[0.0, 0.0]]], np.float32))
     assert codes.tolist() == [[[127, -64]], [[0, 0]]]
     assert scale.tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("modality", ["ct", "dermoscopy"])
+def test_batches_show_the_student_the_view_that_the_teacher_saw(tmp_path: Path, modality: str) -> None:
+    data = replace(site(), spec=SiteSpec(1, 2, modality=modality))
+    cache = TeacherCache(tmp_path, Brightness.id)
+    cache.build(Brightness(), data, 4)
+    batches = Batches(data, TrainSpec(batch_size=3), cache=cache, views=4)
+    image, label = torch.from_numpy(data.images.astype(np.float32)), torch.from_numpy(data.masks)
+    for view in range(4):
+        seen, _, out = batches._view(np.arange(3), np.full(3, view), image, label)
+        pooled = torch.nn.functional.avg_pool2d(seen, 4)
+        assert (out.features["bottleneck"] - pooled).abs().max() <= pooled.abs().max() / 127

@@ -33,6 +33,7 @@ def test_a_fit_improves_the_teacher_and_its_maps_can_be_cached(train: Prepared, 
     metrics = teacher.fit(train, val)
     after = mean_dice(predict_masks(teacher.predict, val), val)
     assert metrics["dice"] == pytest.approx(after)
+    assert metrics["dice_before"] == pytest.approx(before)
     assert after > before + 0.05
     assert metrics["seconds"] > 0
     assert teacher.id != first
@@ -43,6 +44,16 @@ def test_a_fit_improves_the_teacher_and_its_maps_can_be_cached(train: Prepared, 
     assert {name: value.shape[1] for name, value in out.features.items()} == dict(teacher.feature_channels)
     exact = teacher.predict(torch.from_numpy(np.asarray(train.images[7:8], np.float32)))
     assert (out.logits - exact.logits).abs().max() <= exact.logits.abs().max() / 127
+
+
+def test_a_fit_that_harms_is_undone(train: Prepared, val: Prepared) -> None:
+    good = tiny()
+    good.fit(train, val)
+    weights = good.id
+    good._train = FIT.model_copy(update={"lr": 1.0, "warmup": 0, "grad_clip": 0.0, "validate_every": 0})
+    metrics = good.fit(train, val)
+    assert metrics["dice"] == metrics["dice_before"] > 0.1
+    assert good.id == weights
 
 
 def test_the_cnn_is_fitted_by_the_same_loop_and_returns_maps_of_a_fourth(train: Prepared, val: Prepared) -> None:
