@@ -46,7 +46,8 @@ def teach(
     about = {
         "id": teacher.id,
         "feature_channels": dict(teacher.feature_channels),
-        "views": task.teacher.views,
+        # A teacher that does not commute with mirroring is wrong on mirrored views: only view 0 is learned from.
+        "views": task.teacher.views if report.joint_flips else 1,
         "joint_flips": report.joint_flips,
     }
     write_json(folder / "lesson.json", about)

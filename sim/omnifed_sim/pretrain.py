@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from omnifed.data.augment import Augment, grid, jitter, warp
 from omnifed.data.normalise import normalise
 from omnifed.data.prepared import Prepared
 from omnifed.files import write_json
@@ -41,7 +40,7 @@ ABOUT = (
     "research, tests and demonstrations."
 )
 
-STEPS = 1600
+STEPS = 1000
 """Steps behind the weights in the repository."""
 
 PER_MODALITY = 2
@@ -104,23 +103,18 @@ class PhantomBatches:
 
     Args:
         seed: of the streams.
-        augment: the paper's augmentation, as the fit at a site will use it.
     """
 
-    def __init__(self, seed: int, *, augment: bool = True) -> None:
-        self.seed, self.augment = seed, augment
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
 
     def batch(self, step: int, per_modality: int = PER_MODALITY) -> Batch:
         """Equal blocks of images, one a modality in the order of ``HEADS``, with the labels of each."""
         pairs = [pair for name in HEADS for pair in phantoms(name, self.seed * _STREAMS + step, per_modality)]
-        image = torch.from_numpy(np.stack([image for image, _ in pairs]))
-        label = torch.from_numpy(np.stack([mask for _, mask in pairs])).long()
-        if self.augment:
-            seeds = np.random.SeedSequence([self.seed, step]).generate_state(len(pairs)).tolist()
-            image, label = _augment(image, label, seeds, per_modality)
+        images, labels = zip(*pairs, strict=True)
         return Batch(
-            image=image,
-            label=label,
+            image=torch.from_numpy(np.stack(images)),
+            label=torch.from_numpy(np.stack(labels)).long(),
             has_label=torch.ones(len(pairs), dtype=torch.bool),
             present=torch.ones(1, dtype=torch.bool),
             index=torch.arange(len(pairs)),
@@ -160,12 +154,13 @@ def pretrain(out: Path, *, steps: int = STEPS, seed: int = 0, progress: Progress
         warmup=min(100, steps // 10),
         schedule="cosine",
         validate_every=max(1, steps // 10),
+        augment=False,
         seed=seed,
     )
     model = seeded(seed, Pretrained)
     assert isinstance(model, Pretrained)
     loss = teacher_objective()
-    seen = PhantomBatches(_VALIDATION, augment=False).batch(0, 8)
+    seen = PhantomBatches(_VALIDATION).batch(0, 8)
 
     def objective(module: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         found = [loss.of_logits(logits, part) for logits, part in zip(module(batch.image), blocks(batch), strict=True)]
@@ -193,8 +188,7 @@ def pretrain(out: Path, *, steps: int = STEPS, seed: int = 0, progress: Progress
             "name": "sam-tiny",
             "about": ABOUT,
             "recipe": f"omnifed-sim pretrain-teacher --steps {steps} --seed {seed}",
-            "data": f"{steps * spec.batch_size} augmented phantoms, none twice, of {', '.join(HEADS)}",
-            "phantom_pixels": IMAGE,
+            "data": f"{steps * spec.batch_size} phantoms of {IMAGE} x {IMAGE} pixels, none twice: {', '.join(HEADS)}",
             "seen_at_pixels": TINY_SIZE,
             "train": spec.model_dump(),
             "dice_on_unseen_phantoms": {name: round(value, 4) for name, value in scores.items()},
@@ -237,19 +231,6 @@ def dice_by_modality(model: nn.Module, batch: Batch) -> dict[str, float]:
             values += (2 * both / either)[either > 0].tolist()
         scores[name] = float(np.mean(values))
     return scores
-
-
-def _augment(image: Tensor, label: Tensor, seeds: list[int], per_modality: int) -> tuple[Tensor, Tensor]:
-    """Warps images and labels alike, with each modality's own mirrorings, and jitters the images."""
-    parts = []
-    for place, name in enumerate(HEADS):
-        rows = slice(place * per_modality, (place + 1) * per_modality)
-        draws = Augment(name).draw(seeds[rows], (IMAGE, IMAGE))
-        where = grid(draws, (IMAGE, IMAGE))
-        warped = warp(label[rows, None].float(), where, nearest=True)[:, 0].long()
-        parts.append((jitter(warp(image[rows], where), draws), warped))
-    images, labels = zip(*parts, strict=True)
-    return torch.cat(images), torch.cat(labels)
 
 
 def _by_modality() -> dict[str, Phantom]:

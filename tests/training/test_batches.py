@@ -118,7 +118,7 @@ def test_without_joint_flips_nothing_is_mirrored() -> None:
     assert float(theta[:, [0, 1], [0, 1]].min()) > 0
 
 
-@pytest.mark.parametrize(("labelled", "share"), [(1, 4), (4, 4), (8, 5), (12, 8), (0, 0)])
+@pytest.mark.parametrize(("labelled", "share"), [(1, 7), (4, 7), (8, 7), (12, 8), (0, 0)])
 def test_images_without_a_mask_never_crowd_out_the_others(labelled: int, share: int) -> None:
     data = make_discs(12, labelled=labelled)
     batches = Batches(data, TrainSpec(batch_size=8), cache=OracleCache(data))
