@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Before torch is loaded: tests are small, and two threads beside another program wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import pytest
