@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from omnifed.config import Frozen
 from omnifed.errors import OmniFedError
@@ -56,7 +56,13 @@ class StudentSpec(Frozen):
             raise OmniFedError(
                 "OF301",
                 "A student is FAMILY:PRESET or FAMILY:key=value,... with known family, preset and options.",
-                seen=f"{text!r}: {error}",
+                seen=f"{text!r}: {_cause(error)}",
                 remedy=f"Use for example omnisegnet:compact; presets are {', '.join(PRESETS)}; options are "
                 "alpha, beta, stem_stride, fusion, norm, se, aspp.",
             ) from None
+
+
+def _cause(error: KeyError | ValueError) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    return f"unknown {error}"
