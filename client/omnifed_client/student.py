@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from omnifed.data.prepare import SiteData
 from omnifed.distill.omnikd import OmniKD
 from omnifed.distill.spec import DistillSpec
 from omnifed.errors import OmniFedError
-from omnifed.evaluation.metrics import mean_dice
+from omnifed.evaluation.metrics import dice_by_case, mean_dice
 from omnifed.evaluation.predict import predict_masks
 from omnifed.federation.tasks import FitReply, FitTask
 from omnifed.models.base import BOTTLENECK, SiteSpec, partition
@@ -80,10 +81,14 @@ def fit_round(
     previous = store.load_round(task.arm, last) if last is not None else None
     own, meta = previous if previous else ({}, {})
     load_state(model, strip_prefix("model", own))
+    before_round = case_dice(model, data) if task.gate and previous else None
     load_state(model, incoming(state, sides, first=previous is None))
+    accepted = before_round is None or not_worse(case_dice(model, data), before_round)
+    if not accepted:
+        load_state(model, strip_prefix("model", own))
     gate = Gate(meta.get("adopted_round", -1), meta.get("adopted_dice", -1.0))
     before = gate.round
-    if state and last is not None:
+    if state and last is not None and accepted:
         gate.offer(store, task.arm, last, model, validate(model, data))
 
     kd = _omnikd(task.distill, model, lesson, strip_prefix("distill", own), fixed=_fixed_scales(task, meta))
@@ -123,6 +128,7 @@ def fit_round(
         loss=dict(result.loss),
         dice=dice,
         adopted=adopted,
+        accepted=accepted,
         scales=scales,
     )
     upload = {key: value for key, value in to_state(model).items() if goes_up(key, sides, task)}
@@ -144,6 +150,26 @@ def batches(task: FitTask, data: SiteData, lesson: Lesson | None) -> Batches:
     if task.distill is None or lesson is None:
         return Batches(data.train, task.train, labelled_only=True)
     return Batches(data.train, task.train, cache=lesson.cache, views=lesson.views, joint_flips=lesson.joint_flips)
+
+
+def case_dice(model: Student, data: SiteData) -> np.ndarray:
+    """(n,) mean foreground Dice of each validation case that defines one."""
+    dice = dice_by_case(predict_masks(model, data.val), data.val)
+    defined = ~np.isnan(dice)
+    rows = defined.any(1)
+    return np.where(defined, dice, 0).sum(1)[rows] / defined.sum(1)[rows]
+
+
+def not_worse(new: np.ndarray, old: np.ndarray) -> bool:
+    """Whether the mean paired difference is not below zero by more than its standard error.
+
+    Cases that only one of the two defines are rare (both found nothing); without pairs nothing speaks against the new.
+    """
+    if len(new) != len(old) or len(new) == 0:
+        return len(new) == 0 or bool(new.mean() >= old.mean())
+    difference = new - old
+    error = difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    return bool(difference.mean() >= -error)
 
 
 def validate(model: Student, data: SiteData) -> float:

@@ -61,6 +61,7 @@ class FitTask(TaskBase):
         teacher: given with ``distill``: whose cache to use.
         distill: OmniKD, or None for supervised training.
         prox_mu: weight of FedProx's proximal term (Li et al., MLSys 2020); 0 switches it off.
+        gate: take the incoming global part only if it is not worse than the site's own model on its validation cases.
         upload: ``global`` sends the averaged part; ``all`` also the local layers, for a model that a site which joins
             later can start from; ``none`` sends nothing (the arm that trains alone).
     """
@@ -73,6 +74,7 @@ class FitTask(TaskBase):
     teacher: TeacherSpec | None = None
     distill: DistillSpec | None = None
     prox_mu: float = Field(0.0, ge=0)
+    gate: bool = False
     upload: Literal["global", "all", "none"] = "global"
 
 
@@ -146,6 +148,7 @@ class FitReply(ReplyBase):
         loss: mean loss of the round, and each of its parts by name.
         dice: validation Dice of the trained model, 0..1.
         adopted: whether the gate adopted the new model.
+        accepted: whether the site trained from the incoming global part, not from its own.
         scales: m_i of OmniKD, once measured.
     """
 
@@ -155,6 +158,7 @@ class FitReply(ReplyBase):
     loss: dict[str, float]
     dice: float
     adopted: bool
+    accepted: bool = True
     scales: dict[str, float] = {}
 
 

@@ -35,6 +35,7 @@ class ArmConfig(Frozen):
         prox_mu: above 0: FedProx.
         distill: OmniKD by site; a site that is not named trains supervised.
         teacher: whose cache the sites use.
+        gate: sites may refuse the global part where it is worse on their own validation cases.
         upload: ``all`` also averages the local layers, into a starter for sites that join later.
         quorum: up to 1 a share of the sites, above 1 a number of sites; below it the round is repeated once.
         deadline_s: seconds a round after which a reply is late.
@@ -54,6 +55,7 @@ class ArmConfig(Frozen):
     prox_mu: float = Field(0.0, ge=0)
     distill: dict[str, DistillSpec] | None = None
     teacher: TeacherSpec | None = None
+    gate: bool = False
     upload: Literal["global", "all"] = "global"
     quorum: float = Field(0.5, gt=0)
     deadline_s: float | None = Field(None, gt=0)
@@ -130,6 +132,7 @@ class ArmConfig(Frozen):
             teacher=self.teacher if distill else None,
             distill=distill,
             prox_mu=self.prox_mu if self.aggregate else 0.0,
+            gate=self.gate and self.aggregate,
             upload=self.upload if self.aggregate else "none",
         )
 

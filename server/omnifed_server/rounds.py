@@ -152,6 +152,7 @@ class _Round:
             "loss": reply.loss,
             "seconds": reply.seconds,
             "adopted": reply.adopted,
+            "accepted": reply.accepted,
             **costs,
         }
         self.on_event("round", fields | ({"again": True} if again else {}))

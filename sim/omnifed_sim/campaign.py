@@ -141,6 +141,9 @@ class Campaign:
                 prox_mu=config.prox_mu if arm == "fedprox" else 0.0,
                 distill={name: self._distill(name) for name in taught} if arm == "omnikd" else None,
                 teacher=self.teacher if arm == "omnikd" else None,
+                # Between modalities averaging can do harm: these sites may go on without it. Between like ones a model
+                # that was just averaged is worse for a few steps and better after them: a gate would end the federation.
+                gate=bool(needed),
                 upload="all" if config.hold_out and local and not needed else "global",
                 quorum=config.quorum,
                 deadline_s=config.deadline_s or None,

@@ -17,6 +17,7 @@ from omnifed.models.weights import to_state
 from omnifed.training.spec import TrainSpec
 from omnifed_client.executor import SiteExecutor
 from omnifed_client.store import SiteStore
+from omnifed_client.student import not_worse
 
 STUDENT = StudentSpec(alpha=0.6, beta=0.5, stem_stride=2)
 TRAIN = TrainSpec(steps=2, batch_size=2, lr=1e-3, precision="fp32", seed=3)
@@ -168,3 +169,25 @@ def test_cases_weigh_by_their_masks(data: SiteData, tmp_path: Path) -> None:
 def test_hello_is_never_answered_from_the_store(data: SiteData, tmp_path: Path) -> None:
     SiteExecutor(data, tmp_path).execute(HelloTask(id="h"), {})
     assert not (tmp_path / "replies").exists()
+
+
+def test_the_gate_refuses_a_global_part_that_is_worse(data: SiteData, tmp_path: Path) -> None:
+    site = SiteExecutor(data, tmp_path)
+    good = TRAIN.model_copy(update={"steps": 30, "batch_size": 6, "lr": 5e-3})
+    site.execute(fit_task(0).model_copy(update={"train": good}), {})
+    own = SiteStore(tmp_path).last_model("a")
+    zeros = {key: np.zeros_like(value) for key, value in own.items()}
+    still = TRAIN.model_copy(update={"lr": 1e-12, "weight_decay": 0.0, "steps": 1})
+    refused, _ = site.execute(fit_task(1, gate=True).model_copy(update={"train": still}), zeros)
+    assert refused.accepted is False  # type: ignore[union-attr]
+    assert np.abs(SiteStore(tmp_path).last_model("a")["head.weight"]).sum() > 0
+    taken, _ = site.execute(fit_task(1).model_copy(update={"train": still}), zeros)
+    assert taken.accepted is True  # type: ignore[union-attr]
+
+
+def test_not_worse_means_within_a_standard_error() -> None:
+    old = np.array([0.5, 0.6, 0.7, 0.8])
+    assert not_worse(old, old)
+    assert not_worse(old + np.array([0.1, -0.11, 0.1, -0.11]), old)  # mean -0.005, standard error 0.061
+    assert not not_worse(old - 0.01, old)  # every case is worse
+    assert not_worse(np.array([]), np.array([]))
