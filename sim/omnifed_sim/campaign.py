@@ -142,7 +142,7 @@ class Campaign:
                 distill={name: self._distill(name) for name in taught} if arm == "omnikd" else None,
                 teacher=self.teacher if arm == "omnikd" else None,
                 # Between modalities averaging can do harm: these sites may go on without it. Between like ones a model
-                # that was just averaged is worse for a few steps and better after them: a gate would end the federation.
+                # that was just averaged is worse for a few steps, then better: a gate would end the federation.
                 gate=bool(needed),
                 upload="all" if config.hold_out and local and not needed else "global",
                 quorum=config.quorum,
