@@ -3,12 +3,14 @@
     python benchmarks/distill_cost.py [--size 256] [--student omnisegnet:compact] [--json]
 
 The epochs are interleaved, so that a busy machine slows all three alike; the figures are medians. The images are noise
-and the teacher is untrained: neither changes the amount of work. Target: cached at most 1.2 times plain.
+and the teacher (``--teacher sam`` is a ViT-B with random weights) is untrained: neither changes the amount of work.
+Target: cached at most 1.2 times plain, and 5 times faster than on line with SAM.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import platform
 import statistics
@@ -31,6 +33,7 @@ from omnifed.teachers.base import Teacher
 from omnifed.teachers.cache import TeacherCache
 from omnifed.teachers.registry import build_teacher
 from omnifed.teachers.spec import TeacherSpec
+from omnifed.teachers.torchvision_shim import import_segment_anything
 from omnifed.training.batch import Batch
 from omnifed.training.batches import Batches
 from omnifed.training.loop import fit
@@ -67,6 +70,19 @@ def noise(images: int, size: int) -> Prepared:
     )
 
 
+def stock_sam(folder: Path) -> TeacherSpec:
+    """Meta's ViT-B with random weights: the work of a step does not depend on their values."""
+    stock = import_segment_anything().Sam  # the shim must come before the package's builders
+    from segment_anything import build_sam_vit_b
+
+    model = build_sam_vit_b()
+    assert isinstance(model, stock)
+    path = folder / "vit_b.pth"
+    torch.save(model.state_dict(), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return TeacherSpec(kind="sam", variant="vit_b", checkpoint=str(path), sha256=digest)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=256, help="side of the images in pixels")
@@ -80,10 +96,11 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     data = noise(options.images, options.size)
-    teacher = build_teacher(TeacherSpec(kind=options.teacher), data.spec, image_size=(options.size, options.size))
     spec = TrainSpec(steps=max(1, options.images // 8), schedule="constant")
     precision = choose("auto", torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
+        asked = stock_sam(Path(folder)) if options.teacher == "sam" else TeacherSpec(kind=options.teacher)
+        teacher = build_teacher(asked, data.spec, image_size=(options.size, options.size))
         cache = TeacherCache(Path(folder) / "cache", teacher.id)
         cache.build(teacher, data, views=2)
         students = {
