@@ -109,6 +109,7 @@ def test_an_unknown_key_in_the_configuration_names_its_path(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_killed_in_each_stage_it_ends_in_the_same_weights(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     # The stages are recognised by what they leave on disk, so that each kill falls into another one.
@@ -131,6 +132,7 @@ def test_killed_in_each_stage_it_ends_in_the_same_weights(finished: Path, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_full_disk_loses_nothing_that_was_finished(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     # The file size limit stands in for a full disk: no file above 1 MiB can be written, as a state file must be.
