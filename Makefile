@@ -14,7 +14,7 @@ env: .venv/.installed
 	touch $@
 
 demo: env
-	$(BIN)/omnifed-sim --preset modalities --image-size 96 --steps 30 --teacher-steps 40 --out $(OUT) --overwrite
+	$(BIN)/omnifed-sim --preset hospitals --image-size 96 --teacher-steps 40 --out $(OUT) --overwrite
 
 test: env
 	$(BIN)/python -m pytest -m "not slow"

@@ -17,7 +17,7 @@ app = App(
 
 **Examples**
 
-`omnifed-sim --out runs/demo` six phantom sites, four arms, about eight minutes
+`omnifed-sim --out runs/six` six phantom sites of six modalities, four arms
 
 `omnifed-sim --preset hospitals --arms local,fedbn,omnikd,central --out runs/hospitals`
 
@@ -25,7 +25,7 @@ app = App(
 
 `omnifed-sim --data DATA --split isic:4 --hold-out isic-4 --out runs/four` one site cut into four hospitals
 
-`omnifed-sim --out runs/demo --resume` goes on after a crash
+`omnifed-sim --out runs/six --resume` goes on after a crash
 """,
 )
 
