@@ -107,6 +107,13 @@ class Campaign:
                 f"({reply.cache_bytes / 2**20:.1f} MiB), {reply.seconds:.0f} s"
             )
             self.screen.advance(arrival.site)
+        if not taught:
+            raise OmniFedError(
+                "OF115",
+                "At least one site must have taught its teacher before students can distil.",
+                seen=f"none of {', '.join(self.sites)}",
+                remedy="Mend what the sites' misses name, then run the same command with --resume.",
+            )
         write_json(record, taught)
         return self._test_teachers(pool, taught)
 
