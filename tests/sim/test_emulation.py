@@ -6,6 +6,7 @@ import pytest
 from omnifed.errors import OmniFedError
 from omnifed.federation.tasks import FitReply, FitTask, HelloReply, HelloTask, TeachTask
 from omnifed.models.spec import StudentSpec
+from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
 from omnifed.transport.apps import client_app
 from omnifed.transport.inprocess import Delivery, InProcessGrid
@@ -83,11 +84,12 @@ def test_a_wrong_key_is_named(tmp_path, text, key):
 
 def test_virtual_seconds_made_by_hand():
     own = Conditions(speed=0.5, bandwidth_mbps=8, step_seconds=2)
+    teach = TeachTask(id="t", teacher=TeacherSpec(train=TrainSpec(steps=300)))
     clock = VirtualClock(Emulation(default=own))
     # 5 steps of 2 s at half the speed, and 1 + 2 MB at 1 MB/s.
     assert clock.seconds(Delivery("a", fit(), 0, 1_000_000), 2_000_000, worked_s=99) == 20 + 3
     assert clock.seconds(Delivery("a", HelloTask(id="h"), 0, 0), 0, worked_s=3) == 6
-    assert clock.seconds(Delivery("a", TeachTask(id="t"), 0, 0), 0, worked_s=9) == 300 * 2 / 0.5
+    assert clock.seconds(Delivery("a", teach, 0, 0), 0, worked_s=9) == 300 * 2 / 0.5
     measured = VirtualClock(Emulation(default=Conditions(speed=2)))
     assert measured.seconds(Delivery("a", fit(), 0, 0), 0, worked_s=3) == 1.5
 
