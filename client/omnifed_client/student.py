@@ -93,7 +93,7 @@ def fit_round(
 
     kd = _omnikd(task.distill, model, lesson, strip_prefix("distill", own), fixed=_fixed_scales(task, meta))
     objective: Objective = distilled(kd) if kd else supervised()
-    if task.prox_mu and state:
+    if task.prox_mu and state and accepted:
         anchor = {key: value for key, value in to_tensors(state).items() if sides.get(key) == "global"}
         objective = with_proximal(objective, anchor, task.prox_mu)
     optimizer = strip_prefix("optimizer", own)
