@@ -15,6 +15,7 @@ from omnifed.distill.spec import LAMBDA, DistillSpec
 from omnifed.errors import OmniFedError
 from omnifed.evaluation.predict import predict_masks
 from omnifed.evaluation.tables import TEACHER
+from omnifed.events import EventLog
 from omnifed.federation.tasks import EvaluateTask, FailedReply, HelloReply, TeachReply, TeachTask
 from omnifed.files import write_json
 from omnifed.models.base import LayerGroup
@@ -26,7 +27,7 @@ from omnifed_client.store import SiteStore
 from omnifed_server.rounds import ArmConfig, run_arm
 from omnifed_sim.central import train_central
 from omnifed_sim.config import Arm, Precision, SimConfig
-from omnifed_sim.console import EventLog, Screen
+from omnifed_sim.console import Screen
 from omnifed_sim.machine import cpu_seconds, peak_mib
 
 

@@ -17,6 +17,7 @@ from omnifed.data.site_folder import load_site
 from omnifed.errors import OmniFedError
 from omnifed.evaluation.predict import predict_masks
 from omnifed.evaluation.report import write_report
+from omnifed.events import EventLog
 from omnifed.export.onnx import export_student
 from omnifed.federation.executor import ExecutorOf
 from omnifed.files import write_json
@@ -32,7 +33,7 @@ from omnifed_client.executor import SiteExecutor
 from omnifed_sim import emulation
 from omnifed_sim.campaign import Campaign, Outcome
 from omnifed_sim.config import SimConfig
-from omnifed_sim.console import EventLog, Screen
+from omnifed_sim.console import Screen
 from omnifed_sim.machine import processor
 from omnifed_sim.results import Results, about_site
 from omnifed_sim.sites import prepare_sites, site_folders
