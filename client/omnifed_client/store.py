@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from omnifed.errors import OmniFedError
 from omnifed.federation.tasks import REPLY, FitTask, Reply, Task
+from omnifed.files import write_atomic
 from omnifed.states import State, read_state, strip_prefix, write_state
 from omnifed.teachers.spec import TeacherSpec
 
@@ -31,6 +33,14 @@ class SiteStore:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder = folder
+
+    @property
+    def instance(self) -> str:
+        """Random name of this folder: a second site of the same name has another."""
+        path = self.folder / "instance"
+        if not path.is_file():
+            write_atomic(path, secrets.token_hex(16).encode(), mode=0o600)
+        return path.read_text()
 
     # Finished replies -------------------------------------------------------------------------------------------
 
@@ -68,6 +78,21 @@ class SiteStore:
         rounds = {round_ - age for age in range(KEPT_ROUNDS)}
         self._prune(arm, "round", rounds)
         self._prune(arm, "adopted", rounds | {meta["adopted_round"], meta["previous_adopted_round"]})
+
+    def save_held(self, arm: str, round_: int, state: State) -> None:
+        """Keeps the weights that a round began with, as both ends hold them: the next change refers to them.
+
+        Those of the round before stay, for a round that is asked again.
+        """
+        write_state(self._round(arm, round_, "held"), state, {})
+        self._prune(arm, "held", {round_ - age for age in range(KEPT_ROUNDS)})
+
+    def load_held(self, arm: str, round_: int) -> State | None:
+        """What :meth:`save_held` kept; None if it is not there or damaged, as the coordinator can send it again."""
+        try:
+            return read_state(self._round(arm, round_, "held"))[0]
+        except OmniFedError:
+            return None
 
     def _prune(self, arm: str, what: str, keep: set[int]) -> None:
         for path in self._round(arm, 0, what).parent.glob(f"{what}-*.safetensors"):

@@ -6,20 +6,26 @@ The same tasks run in process and deployed. Arrays travel beside a task or reply
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
 from omnifed.config import Frozen
 from omnifed.distill.spec import DistillSpec
+from omnifed.errors import OmniFedError
 from omnifed.evaluation.score import Score as Score
+from omnifed.federation.wire import Wire
 from omnifed.models.base import LayerGroup
 from omnifed.models.spec import StudentSpec
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
 
-PROTOCOL = 1
-"""Version of this schema; a site that speaks another one is told so at hello."""
+PROTOCOL = 2
+"""Version of this schema. Both ends say theirs at hello, and speak the older of the two from then on."""
+MIN_PROTOCOL = 2
+"""Oldest version that this release still speaks; an end that is older is told so, with the remedy."""
+SINCE: dict[str, int] = {}
+"""``"kind.field": version`` of fields that are newer than :data:`MIN_PROTOCOL`: an older end never sees them."""
 
 
 class TaskBase(Frozen):
@@ -38,9 +44,14 @@ class TaskBase(Frozen):
 
 
 class HelloTask(TaskBase):
-    """Who are you, what data do you have?"""
+    """Who are you, what data do you have?
+
+    Attributes:
+        oldest: the oldest protocol that the coordinator speaks.
+    """
 
     kind: Literal["hello"] = "hello"
+    oldest: int = MIN_PROTOCOL
 
 
 class TeachTask(TaskBase):
@@ -64,6 +75,10 @@ class FitTask(TaskBase):
         gate: take the incoming global part only if it is not worse than the site's own model on its validation cases.
         upload: ``global`` sends the averaged part; ``all`` also the local layers, for a model that a site which joins
             later can start from; ``none`` sends nothing (the arm that trains alone).
+        wire: how the weights of this task and of its reply are coded (:mod:`omnifed.federation.wire`).
+        base: with ``int8-delta``, the round whose weights, as the site holds them, these are the change to; -1 is all
+            zeros, None means that the whole weights travel, as they are. The reply is coded against what the site
+            holds after this task.
     """
 
     kind: Literal["fit"] = "fit"
@@ -76,6 +91,8 @@ class FitTask(TaskBase):
     prox_mu: float = Field(0.0, ge=0)
     gate: bool = False
     upload: Literal["global", "all", "none"] = "global"
+    wire: Wire = "fp32"
+    base: int | None = Field(None, ge=-1)
 
 
 class EvaluateTask(TaskBase):
@@ -111,9 +128,14 @@ class ReplyBase(Frozen):
 
 
 class HelloReply(ReplyBase):
-    """What a site has. Counts only."""
+    """What a site has. Counts only.
+
+    Attributes:
+        instance: random name of the site's state folder: tells a restarted site from a second one of the same name.
+    """
 
     kind: Literal["hello"] = "hello"
+    instance: str = Field("", max_length=64)
     version: str
     channels: int
     classes: int
@@ -182,3 +204,24 @@ Reply = Annotated[HelloReply | TeachReply | FitReply | EvaluateReply | FailedRep
 
 TASK: TypeAdapter[Task] = TypeAdapter(Task)
 REPLY: TypeAdapter[Reply] = TypeAdapter(Reply)
+
+
+def speak(body: TaskBase | ReplyBase, protocol: int) -> dict[str, Any]:
+    """The fields of a task or reply for an end that understands ``protocol``.
+
+    Raises:
+        OmniFedError: OF513 if ``body`` uses a field that the other end does not know.
+    """
+    values = body.model_dump(mode="python") | {"protocol": protocol}
+    for name, since in SINCE.items():
+        kind, _, field = name.partition(".")
+        if since <= protocol or values["kind"] != kind:
+            continue
+        if values.pop(field) != type(body).model_fields[field].default:
+            raise OmniFedError(
+                "OF513",
+                f"A site must speak protocol {since} for what this campaign asks of it ({name}).",
+                seen=f"protocol {protocol}",
+                remedy="Upgrade omnifed at the site.",
+            )
+    return values
