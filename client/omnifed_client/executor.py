@@ -13,6 +13,7 @@ from omnifed.evaluation.metrics import mean_dice, score_cases
 from omnifed.evaluation.predict import predict_masks
 from omnifed.evaluation.scores import summarise
 from omnifed.federation.tasks import (
+    MIN_PROTOCOL,
     PROTOCOL,
     EvaluateReply,
     EvaluateTask,
@@ -82,12 +83,13 @@ class SiteExecutor:
             return self._failed(task, "OF512", rule), {}
 
     def _do(self, task: Task, state: State) -> tuple[Reply, State]:
-        if task.protocol != PROTOCOL:
+        too_old = task.oldest > PROTOCOL if isinstance(task, HelloTask) else task.protocol > PROTOCOL
+        if too_old or task.protocol < MIN_PROTOCOL:
             raise OmniFedError(
                 "OF513",
-                f"Site and coordinator must speak the same protocol; this site speaks {PROTOCOL}.",
-                seen=str(task.protocol),
-                remedy="Install the same omnifed release on both sides.",
+                f"Both ends must understand each other; this site speaks protocol {MIN_PROTOCOL} to {PROTOCOL}.",
+                seen=f"the coordinator speaks {task.protocol}",
+                remedy=f"Upgrade omnifed {'at this site' if too_old else 'at the coordinator'}.",
             )
         if isinstance(task, HelloTask):
             return self._hello(task), {}
@@ -114,6 +116,7 @@ class SiteExecutor:
             val=len(data.val),
             test=len(data.test),
             skipped=len(data.skipped),
+            instance=self.store.instance,
         )
 
     def _evaluate(self, task: EvaluateTask, state: State) -> EvaluateReply:

@@ -1,7 +1,8 @@
 """The coordinator's hand: sends tasks to sites by name and yields what comes back, whatever comes back.
 
 A site that fails, answers NaN or not in time is an :class:`Arrival` with a ``FailedReply``; nothing that a site does
-ends the loop.
+ends the loop. A task that is lost with its node is sent again, with the same id, to the node that speaks for the site
+now: the site answers what it has finished from its store, so nothing is computed or counted twice.
 """
 
 from __future__ import annotations
@@ -9,210 +10,164 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Iterable, Iterator, Mapping
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import PROTOCOL, FailedReply, HelloReply, HelloTask, Reply, Task
+from omnifed.federation.tasks import HelloReply, HelloTask, Task
 from omnifed.states import State
 from omnifed.transport.apps import ROUTES
-from omnifed.transport.flower_compat import ConfigRecord, ErrorCode, Grid, Message, identify, reply_to
+from omnifed.transport.exchange import CLOCK as CLOCK
+from omnifed.transport.exchange import LATE as LATE
+from omnifed.transport.exchange import NO_DEADLINE_S, Exchange
+from omnifed.transport.exchange import Arrival as Arrival
+from omnifed.transport.flower_compat import Grid, Message, identify, reply_to
+from omnifed.transport.patience import Pace, Patience
 from omnifed.transport.records import Packed, pack, reply_of, size_of, to_record
+from omnifed.transport.roster import OnSite, Roster
 
 log = logging.getLogger("omnifed.transport")
-
-CLOCK = "clock"
-"""Record that a grid with a virtual clock adds to a reply."""
-NO_DEADLINE_S = 7 * 24 * 3600.0
-"""Time to live of a message without a deadline; Flower's own default (12 h) would cut a long fit of a teacher."""
-LATE = "OF502"
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """What came back from one site.
-
-    Attributes:
-        site: registered name.
-        reply: the reply; a ``FailedReply`` for every kind of miss.
-        state: arrays of the reply, read-only views; empty for a miss.
-        bytes_up, bytes_down: bytes from and to the site.
-        virtual_seconds: from sending to arrival on a virtual clock; None on a deployed federation.
-    """
-
-    site: str
-    reply: Reply
-    state: State
-    bytes_up: int = 0
-    bytes_down: int = 0
-    virtual_seconds: float | None = None
 
 
 class TaskPool:
     """Sends tasks and collects replies over any Flower grid.
 
-    Sites are known by their registered name alone: a restarted node has another id and introduces itself again.
-
     Args:
         grid: in process, Ray, or the one that a deployed ServerApp gets.
         poll_s: seconds between two looks at a grid that has nothing new.
-        hello_s: seconds that a node has to introduce itself.
+        hello_s: seconds that a node has to introduce itself before :meth:`hello` goes on without it; it may still do so
+            later.
+        patience: how long to wait for whom.
+        pace: derives deadlines for tasks that are sent without one; None: no deadline.
+        on_site: told of each site that joins, works, is idle, is lost or refused.
     """
 
-    def __init__(self, grid: Grid, *, poll_s: float = 0.25, hello_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        poll_s: float = 0.25,
+        hello_s: float = 60.0,
+        patience: Patience | None = None,
+        pace: Pace | None = None,
+        on_site: OnSite = lambda site, state, fields: None,
+    ) -> None:
         identify()
         self.grid, self.poll_s, self.hello_s = grid, poll_s, hello_s
-        self._hellos: dict[int, HelloReply] = {}
-        self._failed: dict[str, FailedReply] = {}
+        self.patience, self.pace, self.on_site = patience or Patience(), pace, on_site
+        self.roster = Roster(on_site)
+        self._greeted: dict[str, int] = {}
+        self._pings: dict[str, str] = {}
+        self.free: set[str] = set()
+        self._rolled = 0.0
 
     def hello(self) -> dict[str, HelloReply]:
-        """Asks every node that has not introduced itself, and forgets those that are gone.
+        """Greets every node that has not introduced itself, and forgets those that are gone.
 
         Returns:
             What each connected site has, by registered name.
-
-        Raises:
-            OmniFedError: OF508 if two connected nodes claim one name.
         """
-        alive = list(self.grid.get_node_ids())
-        self._hellos = {node: hello for node, hello in self._hellos.items() if node in alive}
-        task = HelloTask(id=f"hello.{secrets.token_hex(6)}")
-        self._failed = {}
-        strangers = {node: (task, pack({})) for node in alive if node not in self._hellos}
-        for node, arrival in self._exchange(strangers, self.hello_s):
-            if isinstance(arrival.reply, HelloReply):
-                self._hellos[node] = arrival.reply
-            elif isinstance(arrival.reply, FailedReply):
-                self._failed[arrival.reply.site] = arrival.reply
-                log.warning("a node did not introduce itself: %s: %s", arrival.reply.code, arrival.reply.rule)
-        names = [hello.site for hello in self._hellos.values()]
-        if len(set(names)) < len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            raise OmniFedError(
-                "OF508",
-                "Each site must have its own registered name.",
-                seen=", ".join(twice),
-                remedy="Stop the second node, or give it its own name in its site.toml.",
-            )
-        return {hello.site: hello for hello in self._hellos.values()}
+        self._roll_call()
+        until = time.monotonic() + self.hello_s
+        while self._greeted and time.monotonic() < until:
+            if not self.pull(())[1]:
+                time.sleep(self.poll_s)
+        return self.roster.hellos
 
-    def run(self, tasks: Mapping[str, tuple[Task, State]], *, deadline_s: float | None = None) -> Iterator[Arrival]:
+    def wait_for(self, sites: Iterable[str], needed: int, seconds: float) -> dict[str, HelloReply]:
+        """Waits until all ``sites`` are connected, or ``needed`` of them and nobody new for ``join_s``.
+
+        Returns:
+            What each connected site has after at most ``seconds``; fewer than ``needed`` if they did not come.
+        """
+        wanted, started = set(sites), time.monotonic()
+        found, since = self.hello(), started
+        while not wanted <= set(found) and (now := time.monotonic()) - started < seconds:
+            if len(wanted & set(found)) >= needed and now - since >= self.patience.join_s:
+                break
+            time.sleep(max(self.poll_s, self.patience.roll_call_s))
+            before, found = set(found), self.hello()
+            since = time.monotonic() if set(found) - before else since
+        return found
+
+    def run(
+        self, tasks: Mapping[str, tuple[Task, State]], *, deadline_s: float | None = None, needed: int = 0
+    ) -> Iterator[Arrival]:
         """Sends one task to each named site and yields replies in order of arrival, one for each site.
 
         Args:
             tasks: task and state by site; sites that share a state object share its packed bytes.
-            deadline_s: seconds from now after which a reply is late; None waits for as long as the node lives.
+            deadline_s: seconds from sending after which a reply is late; None takes the pace's, if there is one.
+            needed: replies for which sites that are away are waited for, as the patience says.
 
         Yields:
             One :class:`Arrival` a site. Misses are ``FailedReply`` with OF501 (not connected), OF502 (late), OF503 or
             OF504 (not an answer to the task), OF505 (NaN or infinity), OF506 (node lost), or the site's own code.
         """
-        alive = set(self.grid.get_node_ids())
-        known = {hello.site: node for node, hello in self._hellos.items() if node in alive}
-        if not set(tasks) <= set(known):
+        if any(self.node_of(site) is None for site in tasks):
             self.hello()
-            known = {hello.site: node for node, hello in self._hellos.items()}
-        for site in tasks:
-            if site not in known:
-                failed = self._failed.get(site)
-                code, rule = (
-                    ("OF501", "A site that is asked must be connected.")
-                    if failed is None
-                    else (failed.code, failed.rule)
-                )
-                yield _miss(site, tasks[site][0].id, code, rule)
-        packed: dict[int, Packed] = {}
-        messages: dict[int, tuple[Task, Packed]] = {}
-        for site, (task, state) in tasks.items():
-            if site in known:
-                if id(state) not in packed:
-                    packed[id(state)] = pack(state)
-                messages[known[site]] = (task, packed[id(state)])
-        del packed
-        for _, arrival in self._exchange(messages, deadline_s):
-            yield arrival
+        yield from Exchange(self, tasks, deadline_s, needed).arrivals()
 
-    def _exchange(
-        self, tasks: Mapping[int, tuple[Task, Packed]], deadline_s: float | None
-    ) -> Iterator[tuple[int, Arrival]]:
-        sent: dict[str, tuple[int, Task, int]] = {}
-        started = time.monotonic()
-        for node, (task, state) in tasks.items():
-            record = to_record(task, state)
-            message = Message(
-                record, node, ROUTES[task.kind], ttl=deadline_s or NO_DEADLINE_S, group_id=task.id.rpartition(".")[0]
-            )
-            ids = list(self.grid.push_messages([message]))
-            if ids and ids[0]:
-                sent[ids[0]] = (node, task, size_of(record))
+    def node_of(self, site: str) -> int | None:
+        """The node that speaks for a site now, from a roll call that is recent enough; None if it is away."""
+        if time.monotonic() - self._rolled >= self.patience.roll_call_s:
+            self._roll_call()
+        return self.roster.node_of(site)
+
+    def post(self, node: int, task: Task, state: Packed, *, deadline_s: float | None = None) -> tuple[str, int]:
+        """Pushes one message.
+
+        Returns:
+            Its id, "" if the node cannot be reached, and its bytes.
+        """
+        record = to_record(task, state, protocol=self.roster.protocol_of(node))
+        group = task.id.rpartition(".")[0]
+        message = Message(record, node, ROUTES[task.kind], ttl=deadline_s or NO_DEADLINE_S, group_id=group)
+        ids = list(self.grid.push_messages([message]))
+        return (ids[0] or "") if ids else "", size_of(record)
+
+    def ping(self, node: int, message_id: str) -> None:
+        """Asks a node that is at work on ``message_id`` for an answer that it gives when it is free."""
+        if message_id not in self._pings.values():
+            ping, _ = self.post(node, _greeting(), pack({}))
+            self._pings |= {ping: message_id} if ping else {}
+
+    def pull(self, wanted: Iterable[str]) -> tuple[list[Message], bool]:
+        """What has come of ``wanted``; answers to greetings and pings are taken on the way.
+
+        Returns:
+            The messages, and whether anything at all has come.
+        """
+        found = list(self.grid.pull_messages([*self._greeted, *self._pings, *wanted]))
+        rest = []
+        for message in found:
+            message_id = reply_to(message)
+            if message_id in self._greeted:
+                self._introduce(self._greeted.pop(message_id), message)
+            elif message_id in self._pings:
+                target = self._pings.pop(message_id)
+                if not message.has_error():
+                    self.free.add(target)
             else:
-                yield node, _miss(self._name(node), task.id, "OF506", "A task must reach its site.")
-        while sent:
-            replies = list(self.grid.pull_messages(list(sent)))
-            for message in replies:
-                entry = sent.pop(reply_to(message), None)
-                if entry:
-                    node, task, down = entry
-                    yield node, self._arrival(message, self._name(node), task, down)
-            if replies:
-                continue
-            if deadline_s is not None and time.monotonic() - started >= deadline_s:
-                break
-            time.sleep(self.poll_s)
-        for node, task, down in sent.values():
-            yield node, _late(self._name(node), task, down)
+                rest.append(message)
+        return rest, bool(found)
 
-    def _name(self, node: int) -> str:
-        return self._hellos[node].site if node in self._hellos else ""
+    def _roll_call(self) -> None:
+        self._rolled = time.monotonic()
+        greeted = set(self._greeted.values())
+        for node in self.roster.strangers(self.grid.get_node_ids()):
+            if node not in greeted:
+                message_id, _ = self.post(node, _greeting(), pack({}))
+                self._greeted |= {message_id: node} if message_id else {}
 
-    def _arrival(self, message: Message, site: str, task: Task, down: int) -> Arrival:
+    def _introduce(self, node: int, message: Message) -> None:
         if message.has_error():
-            if message.error.code == ErrorCode.MESSAGE_UNAVAILABLE:
-                return _late(site, task, down)
-            rule = f"A node must stay connected while it works (transport code {message.error.code})."
-            return _miss(site, task.id, "OF506", rule, down=down)
-        up = size_of(message.content)
+            log.info("node %s did not introduce itself (transport code %s)", node, message.error.code)
+            return
         try:
-            reply, state = reply_of(message.content)
-            _check(reply, state, site, task)
+            self.roster.introduce(node, reply_of(message.content)[0])
         except OmniFedError as error:
-            log.warning("%s: %s", site, error)
-            return _miss(site, task.id, error.code, error.rule, down=down, up=up)
-        clock = message.content.get(CLOCK)
-        virtual = clock.get("virtual_seconds") if isinstance(clock, ConfigRecord) else None
-        return Arrival(site or reply.site, reply, state, up, down, virtual if isinstance(virtual, float) else None)
+            log.warning("node %s is no site of ours: %s", node, error)
 
 
-def finite(state: State) -> bool:
-    """Whether no array holds NaN or infinity."""
-    return all(np.isfinite(value).all() for value in state.values() if value.dtype.kind == "f")
-
-
-def _check(reply: Reply, state: State, site: str, task: Task) -> None:
-    if isinstance(reply, FailedReply):
-        return
-    answers = reply.id == task.id and reply.kind == task.kind and reply.protocol == PROTOCOL
-    if not answers or (site and reply.site != site):
-        raise OmniFedError(
-            "OF504",
-            "A reply must answer the task that was sent: same id, kind, site and protocol.",
-            seen=f"asked {task.kind} {task.id} of {site}, got {reply.kind} {reply.id} from {reply.site}",
-            remedy="Install the same omnifed release at the coordinator and at the site.",
-        )
-    if not finite(state):
-        raise OmniFedError(
-            "OF505",
-            "Figures and weights that leave a site must be finite numbers.",
-            seen=site,
-            remedy="Look at the site's loss; lower the learning rate or check its images.",
-        )
-
-
-def _late(site: str, task: Task, down: int) -> Arrival:
-    return _miss(site, task.id, LATE, "A reply must arrive before the round's deadline.", down=down)
-
-
-def _miss(site: str, task_id: str, code: str, rule: str, *, down: int = 0, up: int = 0) -> Arrival:
-    return Arrival(site, FailedReply(id=task_id, site=site, code=code, rule=rule), {}, up, down)
+def _greeting() -> HelloTask:
+    return HelloTask(id=f"hello.{secrets.token_hex(6)}")

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import REPLY, TASK, Reply, Task
+from omnifed.federation.tasks import PROTOCOL, REPLY, TASK, Reply, ReplyBase, Task, TaskBase, speak
 from omnifed.states import State
 from omnifed.transport.flower_compat import NUMPY, Array, ArrayRecord, ConfigRecord, RecordDict
 
@@ -60,15 +60,16 @@ def pack(state: State) -> Packed:
     return Packed(ArrayRecord({name: _flat(name, values) for name, values in by_dtype.items()}), json.dumps(layout))
 
 
-def to_record(body: BaseModel, state: State | Packed) -> RecordDict:
-    """A task or a reply and its state as one record.
+def to_record(body: TaskBase | ReplyBase, state: State | Packed, *, protocol: int = PROTOCOL) -> RecordDict:
+    """A task or a reply and its state as one record, for an end that understands ``protocol``.
 
     Raises:
-        OmniFedError: OF503 for a dtype that may not travel, OF505 if a figure of ``body`` is not finite.
+        OmniFedError: OF503 for a dtype that may not travel, OF505 if a figure of ``body`` is not finite,
+            OF513 if the other end is too old for ``body``.
     """
     packed = state if isinstance(state, Packed) else pack(state)
     try:
-        text = json.dumps(body.model_dump(mode="python"), allow_nan=False)
+        text = json.dumps(speak(body, protocol), allow_nan=False)
     except ValueError:
         raise OmniFedError(
             "OF505",

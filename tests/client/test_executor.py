@@ -130,7 +130,10 @@ def test_failures_are_replies_with_number_and_rule_alone(data: SiteData, tmp_pat
     assert isinstance(reply, FailedReply)
     assert (reply.code, state) == ("OF318", {})
     assert "no/such/key" not in reply.model_dump_json()
-    assert site.execute(HelloTask(id="h", protocol=99), {})[0].code == "OF513"  # type: ignore[union-attr]
+    assert site.execute(HelloTask(id="h", protocol=99, oldest=99), {})[0].code == "OF513"  # type: ignore[union-attr]
+    assert site.execute(HelloTask(id="h", protocol=1), {})[0].code == "OF513"  # type: ignore[union-attr]
+    # A newer coordinator that still speaks ours works on.
+    assert site.execute(HelloTask(id="h", protocol=99), {})[0].kind == "hello"
     evaluate = EvaluateTask(id="e", arm="never", student=STUDENT)
     assert site.execute(evaluate, {})[0].code == "OF514"  # type: ignore[union-attr]
     by_test = EvaluateTask(id="e2", student=STUDENT, split="test", which="given", adopt=True)

@@ -5,9 +5,7 @@ import logging
 import os
 
 import numpy as np
-import pytest
 
-from omnifed.errors import OmniFedError
 from omnifed.federation.tasks import FitReply, FitTask, HelloReply, HelloTask
 from omnifed.models.spec import StudentSpec
 from omnifed.training.spec import TrainSpec
@@ -99,10 +97,17 @@ def test_a_node_that_is_gone_is_a_miss():
     assert found["b"].reply.kind == "fit"
 
 
-def test_two_nodes_of_one_name_are_refused():
-    pool = TaskPool(InProcessGrid(client_app(lambda node: Adder(node, "same")), ["x", "y"]))
-    with pytest.raises(OmniFedError, match="OF508"):
-        pool.hello()
+def test_a_second_node_of_one_name_is_refused_until_the_first_has_gone():
+    told = []
+    grid = InProcessGrid(client_app(lambda node: Adder(node, "same")), ["x", "y"])
+    pool = TaskPool(grid, on_site=lambda site, state, fields: told.append((site, state, fields.get("code"))))
+    assert list(pool.hello()) == ["same"]
+    assert told == [("same", "joined", None), ("same", "refused", "OF508")]
+    assert pool.node_of("same") == 1
+    del grid._contexts[1]
+    pool.hello()
+    assert told[2:] == [("same", "lost", "OF506"), ("same", "joined", None)]
+    assert pool.node_of("same") == 2
 
 
 def test_a_factory_that_fails_is_a_miss_and_tells_no_secret(caplog):
@@ -150,7 +155,7 @@ class Silent(InProcessGrid):
 
 def test_a_silent_node_is_late_at_the_deadline_and_others_are_not_held_up():
     pool = TaskPool(Silent(client_app(Adder), ["a", "b", "c"]), poll_s=0.01)
-    pool._hellos = {n: Adder(s).execute(HelloTask(id="h"), {})[0] for n, s in enumerate("abc", 1)}
+    pool.roster.nodes = {n: Adder(s).execute(HelloTask(id="h"), {})[0] for n, s in enumerate("abc", 1)}
     found = [(a.site, getattr(a.reply, "code", "")) for a in pool.run(tasks("a", "b", "c"), deadline_s=0.05)]
     assert found == [("a", ""), ("c", ""), ("b", "OF502")]
 
