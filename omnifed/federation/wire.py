@@ -10,7 +10,8 @@ Interspeech 2014; Karimireddy et al., ICML 2019), so that steps smaller than the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -26,8 +27,10 @@ Wire = Literal["fp32", "bf16", "int8-delta"]
 """``fp32`` 4 bytes a weight; ``bf16`` 2; ``int8-delta`` 1, the change against a state that both ends hold."""
 SCALES = "wire/scales"
 """Name of the (n,) float32 steps of the n int8 arrays, in the order of their sorted names."""
+CHECK = "wire/check"
+"""Name of the (1,) uint32 checksum of the int8 arrays as the receiver must hold them."""
 NO_BASE = "OF524"
-"""Number of a receiver that has lost what a change refers to: it needs the whole state."""
+"""Number of a receiver that does not hold what a change refers to: it needs the whole state."""
 LEVELS = 127
 
 
@@ -93,7 +96,7 @@ def encode(
             arrays[key], scales[key] = _steps(target, origin)
             held[key] = _finite(_walk(arrays[key], scales[key], origin))
         left[key] = target - held[key]
-    return Sent(_with_scales(arrays, scales), held, left)
+    return Sent(_complete(arrays, scales, held), held, left)
 
 
 def decode(arrays: Mapping[str, np.ndarray], wire: Wire, *, base: Mapping[str, np.ndarray] | None = None) -> State:
@@ -106,39 +109,48 @@ def decode(arrays: Mapping[str, np.ndarray], wire: Wire, *, base: Mapping[str, n
 
     Raises:
         OmniFedError: OF523 if names, dtypes, shapes or steps do not fit the coding and the base, OF505 for NaN or
-            infinity.
+            infinity, OF524 (:data:`NO_BASE`) if ``base`` is not what the sender took it for.
     """
     if wire == "fp32":
         return dict(arrays)
-    state = {key: value for key, value in arrays.items() if key != SCALES}
+    state = {key: value for key, value in arrays.items() if key not in (SCALES, CHECK)}
     coded = {key for key, value in state.items() if value.dtype == _dtype(wire)}
     if wire == "bf16":
         wrong = any(is_coded(value) or (key in coded and value.ndim < 2) for key, value in state.items())
-        if wrong or SCALES in arrays:
+        if wrong or len(state) < len(arrays):
             raise _malformed("arrays with two axes or more, and no others, must be bfloat16")
         return {key: _finite(_from_bf16(value) if key in coded else value) for key, value in state.items()}
     scales = _scales(arrays, coded)
     _check_base(state, coded, base)
-    return {
-        key: _finite(
-            _walk(value, scales[key], np.zeros(value.shape, np.float32) if base is None else base[key])
-            if key in coded
-            else value
-        )
-        for key, value in state.items()
-    }
+    held = dict(state)
+    for key in coded:
+        origin = np.zeros(state[key].shape, np.float32) if base is None else base[key]
+        held[key] = _walk(state[key], scales[key], origin)
+    _same(arrays.get(CHECK), held, coded)
+    return {key: _finite(value) for key, value in held.items()}
 
 
-def cut(arrays: Mapping[str, np.ndarray], found: SliceMap) -> State:
-    """The part of int8 steps for a sub-network: its shadow is then the slice of the whole one, bit for bit.
+def cut(arrays: Mapping[str, np.ndarray], found: SliceMap, held: Mapping[str, np.ndarray]) -> State:
+    """The part of int8 steps for a sub-network: what it then holds is the slice of the whole, bit for bit.
 
     Args:
         arrays: :attr:`Sent.arrays` of the large state.
         found: where the small state lies in the large one (:func:`omnifed.models.slices.slice_map`).
+        held: the small state as its receiver will hold it.
     """
     scales = _scales(arrays, {key for key, value in arrays.items() if value.dtype == np.int8})
     small = {key: np.array(arrays[entry.key][entry.index]) for key, entry in found.items() if entry.key in arrays}
-    return _with_scales(small, {key: scales[found[key].key] for key in small if found[key].key in scales})
+    return _complete(small, {key: scales[found[key].key] for key in small if found[key].key in scales}, held)
+
+
+def no_base(seen: str) -> OmniFedError:
+    """The error of a receiver that cannot use a change."""
+    return OmniFedError(
+        NO_BASE,
+        "Who gets a change must hold the weights that it refers to.",
+        seen=seen,
+        remedy="Nothing if it happens once: the whole weights are sent. Else give the client a lasting state folder.",
+    )
 
 
 def _dtype(wire: Wire) -> type[np.generic]:
@@ -185,9 +197,28 @@ def _walk(steps: np.ndarray, scale: np.float32, origin: np.ndarray) -> np.ndarra
         return origin + steps.astype(np.float32) * scale
 
 
-def _with_scales(arrays: State, scales: Mapping[str, np.float32]) -> State:
+def _complete(arrays: State, scales: Mapping[str, np.float32], held: Mapping[str, np.ndarray]) -> State:
+    if not scales:
+        return arrays
     # Sorted, as a state that was on disk meanwhile comes back in another order.
-    return arrays | ({SCALES: np.array([scales[key] for key in sorted(scales)], np.float32)} if scales else {})
+    steps = np.array([scales[key] for key in sorted(scales)], np.float32)
+    return arrays | {SCALES: steps, CHECK: np.array([_checksum(held, scales)], np.uint32)}
+
+
+def _checksum(held: Mapping[str, np.ndarray], coded: Iterable[str]) -> int:
+    value = 0
+    for key in sorted(coded):
+        value = zlib.crc32(np.ascontiguousarray(held[key], "<f4").data, value)
+    return value
+
+
+def _same(check: np.ndarray | None, held: Mapping[str, np.ndarray], coded: set[str]) -> None:
+    if not coded and check is None:
+        return
+    if check is None or check.dtype != np.uint32 or check.shape != (1,):
+        raise _malformed("no checksum")
+    if int(check[0]) != _checksum(held, coded):
+        raise no_base("other weights than the sender took for given")
 
 
 def _scales(arrays: Mapping[str, np.ndarray], coded: set[str]) -> dict[str, np.float32]:
