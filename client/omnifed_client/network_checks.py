@@ -1,0 +1,218 @@
+"""What can be wrong between this machine and the coordinator: name, reachability, proxy, TLS, clock."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import time
+from typing import Any
+
+from omnifed_client.checks import Finding
+from omnifed_client.config import ClientConfig
+from omnifed_client.reach import Probe, presented, probe, proxy_for, trust, unverified
+
+CLOCK_WARN_S, CLOCK_AHEAD_S, CLOCK_BEHIND_S = 5.0, 60.0, 300.0
+"""Flower's coordinator refuses a signed request that is more than 5 s ahead or 305 s behind, and a reply that is dated
+after the end of its task: the node then waits for ever, and nothing says why."""
+EXPIRY_WARN_DAYS = 30
+_HOSTNAME_MISMATCH, _IP_MISMATCH, _EXPIRED, _NOT_YET = 62, 64, 10, 9  # X509_V_ERR_* of OpenSSL
+
+
+def check_network(config: ClientConfig) -> list[Finding]:
+    """One way to the coordinator, judged step by step: proxy, name, reachability, TLS, clock."""
+    context: ssl.SSLContext | None = None
+    if not config.insecure:
+        try:
+            context = trust(config)
+        except (OSError, ValueError) as error:
+            return [check_proxy(config), _bad_roots(config, error)]
+    seen = probe(config, context)
+    # A certificate that does not verify hides the clock, which is one of the reasons why it may not verify.
+    behind = probe(config, unverified()) if seen.stage == "tls" else seen
+    return [
+        check_proxy(config),
+        name_finding(config, seen),
+        reach_finding(config, seen),
+        tls_finding(config, seen),
+        clock_finding(behind),
+    ]
+
+
+def _bad_roots(config: ClientConfig, error: Exception) -> Finding:
+    where = config.root_certificates or os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR") or ""
+    remedy = "Give the PEM file of the authority that signed the coordinator's certificate, in ASCII."
+    return Finding("tls", "fail", f"root certificates {where}: {_words(error)}", remedy, "OF137")
+
+
+def check_proxy(config: ClientConfig) -> Finding:
+    """Whether the environment sends the way to the coordinator through a proxy."""
+    names = sorted({name.upper() for name in os.environ if name.lower() in _PROXY_VARIABLES and os.environ[name]})
+    if not names:
+        return Finding("proxy", "ok", "no variable sets one")
+    url = proxy_for(config)
+    if not url:
+        return Finding("proxy", "ok", f"{', '.join(names)} set; {config.host} is reached directly")
+    seen = f"{', '.join(names)} set; {config.host} is reached through {url.rpartition('@')[2].rpartition('//')[2]}"
+    if not url.startswith("http://"):
+        remedy = "Set an http:// proxy, or add the coordinator's host to NO_PROXY if it can be reached directly."
+        return Finding("proxy", "warn", f"{seen}, which cannot be tried out here", remedy, "OF138")
+    return Finding("proxy", "ok", seen)
+
+
+_PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
+
+
+def name_finding(config: ClientConfig, seen: Probe) -> Finding:
+    """Whether the first host on the way has an address."""
+    host = seen.proxy.rpartition(":")[0] or config.host
+    if seen.stage == "proxy":
+        return _unknown("name")
+    if seen.stage == "name":
+        remedy = "Check the spelling in `server`, the resolver (/etc/resolv.conf), and whether a VPN must be up."
+        return Finding("name", "fail", f"{host} has no address: {_words(seen.error)}", remedy, "OF136")
+    return Finding("name", "ok", f"{host} is {', '.join(seen.addresses)}")
+
+
+def reach_finding(config: ClientConfig, seen: Probe) -> Finding:
+    """Whether the coordinator answers, and what stops it."""
+    if seen.stage in ("proxy", "name"):
+        return _unknown("coordinator")
+    if seen.stage in ("done", "tls"):
+        return _answered(config, seen)
+    why, remedy = _stopped(config, seen)
+    return Finding("coordinator", "fail", why, remedy, "OF136")
+
+
+def _answered(config: ClientConfig, seen: Probe) -> Finding:
+    if seen.stage == "tls":
+        return Finding("coordinator", "ok", f"{config.server} takes connections; TLS stops them, see there")
+    if seen.status == 200:
+        return Finding("coordinator", "ok", f"{config.server} is healthy")
+    what = f"{config.server}/health answers {seen.status}"
+    if seen.status == 407:
+        return Finding("coordinator", "fail", f"{what}: {_login(seen)[0]}", _login(seen)[1], "OF136")
+    if seen.status in (502, 503, 504):
+        remedy = "The reverse proxy runs, the coordinator behind it does not: ask the operator to start omnifed-server."
+    else:
+        remedy = "Something else listens there: check host and port, and the path that the reverse proxy publishes."
+    return Finding("coordinator", "fail", what, remedy, "OF136")
+
+
+def _stopped(config: ClientConfig, seen: Probe) -> tuple[str, str]:
+    """What an operator would call the failure, and what to do about it."""
+    first, error = seen.proxy or config.server, seen.error
+    who = "proxy" if seen.proxy else "coordinator"
+    if isinstance(error, ConnectionRefusedError):
+        return (
+            f"{first} refuses connections: the machine is there, nothing listens at this port",
+            f"Start the {who} (omnifed-server), or correct the port."
+            if not seen.proxy
+            else "Correct the proxy's port.",
+        )
+    if isinstance(error, TimeoutError) and seen.stage == "connect":
+        return (
+            f"{first} does not answer (time-out)",
+            f"A firewall drops the packets, or the machine is off: outbound TCP to port {first.rpartition(':')[2]} "
+            f"of the {who} must be open.",
+        )
+    if seen.proxy and "Tunnel connection failed" in str(error):
+        if " 407" in str(error):
+            return _login(seen)
+        return f"the proxy {seen.proxy} refuses the way: {error}", f"Ask for {config.server} to be allowed there."
+    if seen.stage == "http":
+        return (
+            f"{config.server} takes the connection, but gives no HTTP answer: {_words(error)}",
+            "Plain HTTP met a TLS port: remove insecure."
+            if config.insecure
+            else "Something else listens there, or a proxy cuts it: check host and port.",
+        )
+    return f"{first}: {_words(error)}", "Check cable, VPN and routing to that address."
+
+
+def _login(seen: Probe) -> tuple[str, str]:
+    return (
+        f"the proxy {seen.proxy} wants a login",
+        "Write it into the variable (http://USER:PASSWORD@HOST:PORT), or have the coordinator's host allowed without.",
+    )
+
+
+def tls_finding(config: ClientConfig, seen: Probe) -> Finding:
+    """Whether the certificate verifies, for this address, for long enough."""
+    if config.insecure:
+        return Finding("tls", "ok", "off: plain HTTP to this machine")
+    if seen.stage == "tls" and seen.error is not None:
+        return _tls_failed(config, seen.error)
+    if not seen.certificate:
+        return _unknown("tls")
+    days = (ssl.cert_time_to_seconds(seen.certificate["notAfter"]) - time.time()) / 86400
+    names = ", ".join(certificate_names(seen.certificate))
+    what = f"verified for {config.host} (certificate of {names}), {days:.0f} days left"
+    if days < EXPIRY_WARN_DAYS:
+        return Finding("tls", "warn", what, "Ask the coordinator's operator to renew the certificate in time.", "OF137")
+    return Finding("tls", "ok", what)
+
+
+def _tls_failed(config: ClientConfig, error: Exception) -> Finding:
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        why, remedy = (
+            f"no TLS at {config.server}: {_words(error)}",
+            "Check the port: TLS was asked, another protocol spoke.",
+        )
+        if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+            remedy = "The port speaks plain HTTP: start the coordinator with its certificate, or correct the port."
+        return Finding("tls", "fail", why, remedy, "OF137")
+    shown = presented(config)
+    names = ", ".join(certificate_names(shown)) or "not readable"
+    if error.verify_code in (_HOSTNAME_MISMATCH, _IP_MISMATCH):
+        why = f"the certificate is for {names}; the address tried is {config.host}"
+        remedy = "Set `server` to one of these names, or have the certificate issued for this address too."
+    elif error.verify_code == _EXPIRED:
+        why, remedy = (
+            "the certificate has expired",
+            "Ask the coordinator's operator for a new one; check the clock here.",
+        )
+    elif error.verify_code == _NOT_YET:
+        why, remedy = "the certificate is not valid yet", "Set the clock of this machine (see clock)."
+    else:
+        why = f"the certificate of {names}, issued by {_issuer(shown)}, is not trusted: {error.verify_message}"
+        remedy = "Set root_certificates to the PEM file of the coordinator's authority (or of a proxy that opens TLS)."
+    return Finding("tls", "fail", why, remedy, "OF137")
+
+
+def certificate_names(certificate: dict[str, Any]) -> list[str]:
+    """DNS names and addresses that a certificate is for; its common name where it has none."""
+    names = [str(value) for kind, value in certificate.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
+    return names or _common_name(certificate.get("subject", ()))
+
+
+def _common_name(name: Any) -> list[str]:
+    return [str(value) for part in name for key, value in part if key == "commonName"]
+
+
+def _issuer(certificate: dict[str, Any]) -> str:
+    return ", ".join(_common_name(certificate.get("issuer", ()))) or "an unknown authority"
+
+
+def clock_finding(seen: Probe) -> Finding:
+    """Whether this machine's clock agrees with the coordinator's."""
+    if seen.ahead_s is None:
+        return _unknown("clock")
+    ahead = seen.ahead_s
+    what = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the coordinator"
+    remedy = "Switch on time synchronisation, for example: timedatectl set-ntp true (or chrony), and try again."
+    if ahead > CLOCK_AHEAD_S or -ahead > CLOCK_BEHIND_S:
+        return Finding("clock", "fail", f"{what}: it would not accept this site", remedy, "OF135")
+    if abs(ahead) > CLOCK_WARN_S:
+        return Finding("clock", "warn", what, remedy, "OF135")
+    return Finding("clock", "ok", what)
+
+
+def _unknown(name: str) -> Finding:
+    return Finding(name, "warn", "not examined: the way ends before", "Resolve the findings above first.", "OF142")
+
+
+def _words(error: Exception | None) -> str:
+    if isinstance(error, (TimeoutError, socket.timeout)):
+        return "time-out"
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)
