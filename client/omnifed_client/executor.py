@@ -17,6 +17,7 @@ from omnifed.federation.tasks import (
     PROTOCOL,
     EvaluateReply,
     EvaluateTask,
+    ExportTask,
     FailedReply,
     FitTask,
     HelloReply,
@@ -28,7 +29,7 @@ from omnifed.federation.tasks import (
 from omnifed.models.base import partition
 from omnifed.states import State
 from omnifed.teachers.base import Progress
-from omnifed_client import student, teaching
+from omnifed_client import exporting, student, teaching
 from omnifed_client.store import SiteStore
 
 log = logging.getLogger("omnifed.client")
@@ -98,6 +99,8 @@ class SiteExecutor:
         if isinstance(task, FitTask):
             lesson = teaching.lesson_of(task.teacher, self.store)
             return student.fit_round(task, state, self.data, self.store, lesson, self.progress)
+        if isinstance(task, ExportTask):
+            return exporting.export(task, self.data, self.store), {}
         return self._evaluate(task, state), {}
 
     def _hello(self, task: HelloTask) -> HelloReply:

@@ -115,7 +115,20 @@ class EvaluateTask(TaskBase):
     teacher: TeacherSpec | None = None
 
 
-Task = Annotated[HelloTask | TeachTask | FitTask | EvaluateTask, Field(discriminator="kind")]
+class ExportTask(TaskBase):
+    """Export the student that the site would deploy. The file stays at the site; only figures come back.
+
+    Attributes:
+        student: what was trained.
+        cases: images on which the file is compared with the student before it is published.
+    """
+
+    kind: Literal["export"] = "export"
+    student: StudentSpec
+    cases: int = Field(8, ge=1, le=8)
+
+
+Task = Annotated[HelloTask | TeachTask | FitTask | EvaluateTask | ExportTask, Field(discriminator="kind")]
 
 
 class ReplyBase(Frozen):
@@ -192,6 +205,21 @@ class EvaluateReply(ReplyBase):
     scores: tuple[Score, ...]
 
 
+class ExportReply(ReplyBase):
+    """What a site published for itself.
+
+    Attributes:
+        bytes: size of the file.
+        max_delta: largest absolute difference of a logit between the file and the student.
+        sha256: hex digest of the file, by which the site can be told which model it deploys.
+    """
+
+    kind: Literal["export"] = "export"
+    bytes: int = Field(ge=0)
+    max_delta: float = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class FailedReply(ReplyBase):
     """The task failed at the site: number and rule of the error, never a value or a path."""
 
@@ -200,7 +228,9 @@ class FailedReply(ReplyBase):
     rule: str
 
 
-Reply = Annotated[HelloReply | TeachReply | FitReply | EvaluateReply | FailedReply, Field(discriminator="kind")]
+Reply = Annotated[
+    HelloReply | TeachReply | FitReply | EvaluateReply | ExportReply | FailedReply, Field(discriminator="kind")
+]
 
 TASK: TypeAdapter[Task] = TypeAdapter(Task)
 REPLY: TypeAdapter[Reply] = TypeAdapter(Reply)

@@ -13,7 +13,13 @@ from omnifed.transport.records import task_of, to_record
 
 log = logging.getLogger("omnifed.transport")
 
-ROUTES = {"hello": "query.hello", "teach": "train.teach", "fit": "train.fit", "evaluate": "evaluate.score"}
+ROUTES = {
+    "hello": "query.hello",
+    "teach": "train.teach",
+    "fit": "train.fit",
+    "evaluate": "evaluate.score",
+    "export": "query.export",
+}
 """Message type of each kind of task (Flower knows the categories train, evaluate and query)."""
 
 

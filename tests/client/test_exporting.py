@@ -1,0 +1,59 @@
+"""A site's own ONNX file: exported from what the gate adopted, told about in figures alone."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_executor import SITE, STUDENT, data, fit_task, squares  # noqa: F401 - data is a fixture
+
+from omnifed.data.prepare import SiteData
+from omnifed.federation.tasks import ExportReply, ExportTask, FailedReply
+from omnifed_client.executor import SiteExecutor
+
+TASK = ExportTask(id="c.a.export.squares", arm="a", student=STUDENT, cases=2)
+
+
+def test_the_adopted_student_becomes_a_file_that_stays(data: SiteData, tmp_path: Path) -> None:  # noqa: F811
+    executor = SiteExecutor(data, tmp_path)
+    executor.execute(fit_task(), {})
+    reply, state = executor.execute(TASK, {})
+    assert isinstance(reply, ExportReply), reply
+    assert state == {}
+    file = (tmp_path / "models" / "a" / "model.onnx").read_bytes()
+    assert (reply.bytes, reply.sha256) == (len(file), hashlib.sha256(file).hexdigest())
+    assert 0 <= reply.max_delta < 1e-3
+    assert str(tmp_path) not in reply.model_dump_json()
+
+
+def test_what_was_never_trained_is_not_exported(data: SiteData, tmp_path: Path) -> None:  # noqa: F811
+    reply, _ = SiteExecutor(data, tmp_path).execute(TASK, {})
+    assert isinstance(reply, FailedReply)
+    assert reply.code == "OF514"
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_site_without_any_image_says_so(data: SiteData, tmp_path: Path) -> None:  # noqa: F811
+    SiteExecutor(data, tmp_path).execute(fit_task(), {})
+    nothing = squares(0, 9)
+    assert len(nothing) == 0
+    empty = replace(data, train=nothing, val=nothing, test=nothing)
+    reply, _ = SiteExecutor(empty, tmp_path).execute(TASK, {})
+    assert isinstance(reply, FailedReply)
+    assert reply.code == "OF534"
+
+
+@pytest.mark.parametrize("cases", [0, 9])
+def test_a_coordinator_cannot_ask_for_more_images(cases: int) -> None:
+    with pytest.raises(ValueError, match="cases"):
+        ExportTask(id="x", arm="a", student=STUDENT, cases=cases)
+
+
+def test_the_images_compared_are_the_sites_own(data: SiteData) -> None:  # noqa: F811
+    from omnifed_client.exporting import _images
+
+    assert np.array_equal(_images(data), data.val.images)
+    assert SITE.name == data.config.name
