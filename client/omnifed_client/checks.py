@@ -1,6 +1,7 @@
 """What can be wrong at this machine before a site joins: software, memory, device, local ports.
 
-Each check, here and in its neighbours, returns a finding instead of raising. None imports torch or Flower: the doctor answers within seconds.
+Each check, here and in its neighbours, returns a finding instead of raising. None imports torch or Flower: the doctor
+answers within seconds.
 """
 
 from __future__ import annotations
