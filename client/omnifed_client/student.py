@@ -1,4 +1,4 @@
-"""The student at the site: one round of training with the gate, and scoring."""
+"""The student at the site: one round of training with the gate."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from omnifed.data.prepare import SiteData
 from omnifed.distill.omnikd import OmniKD
 from omnifed.distill.spec import DistillSpec
 from omnifed.errors import OmniFedError
-from omnifed.evaluation.metrics import dice_by_case, mean_dice
-from omnifed.evaluation.predict import predict_masks
 from omnifed.federation.tasks import FitReply, FitTask
 from omnifed.models.base import BOTTLENECK, SiteSpec, partition
 from omnifed.models.registry import build_student
@@ -25,31 +22,36 @@ from omnifed.models.weights import load_state, to_state, to_tensors
 from omnifed.states import State, add_prefix, strip_prefix
 from omnifed.teachers.base import Progress
 from omnifed.training.batches import Batches
-from omnifed.training.loop import Objective, fit
+from omnifed.training.loop import FitResult, Objective, fit
 from omnifed.training.objectives import distilled, supervised, with_proximal
+from omnifed_client.gate import Gate, case_dice, not_worse, validate
 from omnifed_client.store import SiteStore
 from omnifed_client.teaching import Lesson
+from omnifed_client.travel import arrived, leaving
 
 
 @dataclass
-class Gate:
-    """Adopt-if-not-worse: the model that the site would deploy is the best on its validation cases.
+class _Begun:
+    """A round that is about to be trained.
 
     Attributes:
-        round: in which the adopted model was made; -1 before any.
-        dice: its validation Dice.
+        model: the student with the site's own last state and, if accepted, the global part on top.
+        sides: state key to ``global`` or ``local``.
+        held: the weights that came with the task, decoded.
+        own, meta: what the site kept of its last round; empty before any.
+        gate: what is adopted so far.
+        before: round in which the adopted model of the last round was made.
+        accepted: whether the global part was taken.
     """
 
-    round: int = -1
-    dice: float = -1.0
-
-    def offer(self, store: SiteStore, arm: str, round_: int, model: Student, dice: float) -> bool:
-        """Adopts ``model`` if its Dice is not below the adopted one's."""
-        if dice < self.dice:
-            return False
-        self.round, self.dice = round_, dice
-        store.save_adopted(arm, round_, to_state(model), dice)
-        return True
+    model: Student
+    sides: Mapping[str, str]
+    held: State
+    own: State
+    meta: Mapping[str, Any]
+    gate: Gate
+    before: int
+    accepted: bool
 
 
 def fit_round(
@@ -64,42 +66,21 @@ def fit_round(
 
     Args:
         task: what to do.
-        state: the global part (and, for a site's first round, possibly local layers to start from).
+        state: the global part (and, for a site's first round, possibly local layers to start from), as it travelled.
         data: the site's splits.
         store: where the site's state of the last round lies and this one's goes.
         lesson: the teacher's cache, where the task distils.
         progress: told about steps.
 
     Returns:
-        The reply without its id, site and seconds filled in by the caller, and the state to upload.
+        The reply without its seconds, which are filled in by the caller, and the state to upload, as it travels.
     """
-    spec = data.config.spec
-    model = build_student(task.student, spec, seed=task.train.seed)
-    sides = partition(model.layer_groups(), task.local_layers)
-    # A site that missed rounds goes on from its newest one, not from the beginning.
-    last = store.last_round(task.arm, before=task.round)
-    previous = store.load_round(task.arm, last) if last is not None else None
-    own, meta = previous if previous else ({}, {})
-    load_state(model, strip_prefix("model", own))
-    before_round = case_dice(model, data) if task.gate and previous else None
-    load_state(model, incoming(state, sides, first=previous is None))
-    accepted = before_round is None or not_worse(case_dice(model, data), before_round)
-    if not accepted:
-        load_state(model, strip_prefix("model", own))
-    gate = Gate(meta.get("adopted_round", -1), meta.get("adopted_dice", -1.0))
-    before = gate.round
-    if state and last is not None and accepted:
-        gate.offer(store, task.arm, last, model, validate(model, data))
-
-    kd = _omnikd(task.distill, model, lesson, strip_prefix("distill", own), fixed=_fixed_scales(task, meta))
-    objective: Objective = distilled(kd) if kd else supervised()
-    if task.prox_mu and state and accepted:
-        anchor = {key: value for key, value in to_tensors(state).items() if sides.get(key) == "global"}
-        objective = with_proximal(objective, anchor, task.prox_mu)
-    optimizer = strip_prefix("optimizer", own)
+    begun = _begin(task, arrived(task, state, store), data, store)
+    kd, objective = _objective(task, begun, lesson)
+    optimizer = strip_prefix("optimizer", begun.own)
     checkpoint = store.fit_checkpoint(task.arm, task.round)
     result = fit(
-        model,
+        begun.model,
         data.train,
         data.val,
         task.train,
@@ -109,6 +90,46 @@ def fit_round(
         progress=progress,
         optimizer_state=to_tensors(optimizer) if optimizer else None,
     )
+    reply, sent = _finish(task, begun, kd, result, data, store)
+    checkpoint.unlink(missing_ok=True)
+    return reply, sent
+
+
+def _begin(task: FitTask, held: State, data: SiteData, store: SiteStore) -> _Begun:
+    model = build_student(task.student, data.config.spec, seed=task.train.seed)
+    sides = partition(model.layer_groups(), task.local_layers)
+    # A site that missed rounds goes on from its newest one, not from the beginning.
+    last = store.last_round(task.arm, before=task.round)
+    previous = store.load_round(task.arm, last) if last is not None else None
+    own, meta = previous if previous else ({}, {})
+    load_state(model, strip_prefix("model", own))
+    before_round = case_dice(model, data) if task.gate and previous else None
+    load_state(model, incoming(held, sides, first=previous is None))
+    accepted = before_round is None or not_worse(case_dice(model, data), before_round)
+    if not accepted:
+        load_state(model, strip_prefix("model", own))
+    gate = Gate(meta.get("adopted_round", -1), meta.get("adopted_dice", -1.0))
+    before = gate.round
+    if held and last is not None and accepted:
+        gate.offer(store, task.arm, last, model, validate(model, data))
+    return _Begun(model, sides, held, own, meta, gate, before, accepted)
+
+
+def _objective(task: FitTask, begun: _Begun, lesson: Lesson | None) -> tuple[OmniKD | None, Objective]:
+    own = strip_prefix("distill", begun.own)
+    kd = _omnikd(task.distill, begun.model, lesson, own, fixed=_fixed_scales(task, begun.meta))
+    objective: Objective = distilled(kd) if kd else supervised()
+    if task.prox_mu and begun.held and begun.accepted:
+        anchor = {key: value for key, value in to_tensors(begun.held).items() if begun.sides.get(key) == "global"}
+        objective = with_proximal(objective, anchor, task.prox_mu)
+    return kd, objective
+
+
+def _finish(
+    task: FitTask, begun: _Begun, kd: OmniKD | None, result: FitResult, data: SiteData, store: SiteStore
+) -> tuple[FitReply, State]:
+    """Offers the trained model to the gate, keeps the site's state of this round, and makes the reply."""
+    model, gate = begun.model, begun.gate
     # Without validation cases every new model is adopted: there is nothing to hold against it.
     dice = result.dice if math.isfinite(result.dice) else 0.0
     adopted = gate.offer(store, task.arm, task.round, model, dice)
@@ -116,23 +137,28 @@ def fit_round(
     kept = add_prefix("model", to_state(model)) | add_prefix("optimizer", to_state(result.optimizer_state))
     if kd:
         kept |= add_prefix("distill", to_state(kd))
-    head = {"adopted_round": gate.round, "adopted_dice": gate.dice, "previous_adopted_round": before, "scales": scales}
+    upload = {key: value for key, value in to_state(model).items() if goes_up(key, begun.sides, task)}
+    sent = leaving(task, upload, begun.held, strip_prefix("lost", begun.own))
+    kept |= add_prefix("lost", sent.lost)
+    head = {
+        "adopted_round": gate.round,
+        "adopted_dice": gate.dice,
+        "previous_adopted_round": begun.before,
+        "scales": scales,
+    }
     store.save_round(task.arm, task.round, kept, head)
-    checkpoint.unlink(missing_ok=True)
-    labelled = int(data.train.has_mask.sum())
     reply = FitReply(
         id=task.id,
         site=data.config.name,
-        n=labelled or len(data.train),
+        n=int(data.train.has_mask.sum()) or len(data.train),
         steps=result.steps,
         loss=dict(result.loss),
         dice=dice,
         adopted=adopted,
-        accepted=accepted,
+        accepted=begun.accepted,
         scales=scales,
     )
-    upload = {key: value for key, value in to_state(model).items() if goes_up(key, sides, task)}
-    return reply, upload
+    return reply, sent.arrays
 
 
 def incoming(state: State, sides: Mapping[str, str], *, first: bool) -> State:
@@ -150,31 +176,6 @@ def batches(task: FitTask, data: SiteData, lesson: Lesson | None) -> Batches:
     if task.distill is None or lesson is None:
         return Batches(data.train, task.train, labelled_only=True)
     return Batches(data.train, task.train, cache=lesson.cache, views=lesson.views, joint_flips=lesson.joint_flips)
-
-
-def case_dice(model: Student, data: SiteData) -> np.ndarray:
-    """(n,) mean foreground Dice of each validation case that defines one."""
-    dice = dice_by_case(predict_masks(model, data.val), data.val)
-    defined = ~np.isnan(dice)
-    rows = defined.any(1)
-    return np.where(defined, dice, 0).sum(1)[rows] / defined.sum(1)[rows]
-
-
-def not_worse(new: np.ndarray, old: np.ndarray) -> bool:
-    """Whether the mean paired difference is not below zero by more than its standard error.
-
-    Cases that only one of the two defines are rare (both found nothing); without pairs nothing speaks against the new.
-    """
-    if len(new) != len(old) or len(new) == 0:
-        return len(new) == 0 or bool(new.mean() >= old.mean())
-    difference = new - old
-    error = difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
-    return bool(difference.mean() >= -error)
-
-
-def validate(model: Student, data: SiteData) -> float:
-    """Validation Dice, 0..1."""
-    return mean_dice(predict_masks(model, data.val), data.val)
 
 
 def student_from(state: State, student: StudentSpec, spec: SiteSpec, seed: int = 0) -> Student:

@@ -13,6 +13,7 @@ from omnifed.config import Frozen
 from omnifed.distill.spec import DistillSpec
 from omnifed.errors import OmniFedError
 from omnifed.federation.tasks import FitTask
+from omnifed.federation.wire import Wire
 from omnifed.models.base import LayerGroup, SiteSpec
 from omnifed.models.spec import StudentSpec
 from omnifed.teachers.spec import TeacherSpec
@@ -39,6 +40,7 @@ class ArmConfig(Frozen):
         upload: ``all`` also averages the local layers, into a starter for sites that join later.
         quorum: up to 1 a share of the sites, above 1 a number of sites; below it the round is repeated once.
         deadline_s: seconds a round after which a reply is late.
+        wire: how weights travel, in both directions: ``fp32``, ``bf16`` (half the bytes) or ``int8-delta`` (a quarter).
         seed: of the first weights and of every draw at the sites.
         channels, classes: of the global student; they matter only where stem or head are averaged.
     """
@@ -59,6 +61,7 @@ class ArmConfig(Frozen):
     upload: Literal["global", "all"] = "global"
     quorum: float = Field(0.5, gt=0)
     deadline_s: float | None = Field(None, gt=0)
+    wire: Wire = "fp32"
     seed: int = 0
     channels: int = 3
     classes: int = 2
@@ -105,13 +108,14 @@ class ArmConfig(Frozen):
         size = {"alpha": max(s.alpha for s in students), "beta": max(s.beta for s in students)}
         return next(iter(students)).model_copy(update=size)
 
-    def task(self, round_: int, site: str, scales: dict[str, float]) -> FitTask:
+    def task(self, round_: int, site: str, scales: dict[str, float], base: int | None = None) -> FitTask:
         """What ``site`` is asked in a round: the same task, with the same id, however often it is asked.
 
         Args:
             round_: 0-based.
             site: registered name.
             scales: OmniKD's m_i, fixed for all sites once they are known.
+            base: of the coding, see :class:`~omnifed.federation.tasks.FitTask`.
         """
         steps = self.train.steps
         place = {
@@ -134,6 +138,8 @@ class ArmConfig(Frozen):
             prox_mu=self.prox_mu if self.aggregate else 0.0,
             gate=self.gate and self.aggregate,
             upload=self.upload if self.aggregate else "none",
+            wire=self.wire if self.aggregate else "fp32",
+            base=base,
         )
 
 

@@ -2,7 +2,8 @@
 
 ``arm.json`` is the configuration; ``start.safetensors`` the first weights; ``replies/round-0003/SITE.safetensors`` one
 accepted reply, head and arrays in one file; ``round-0003.safetensors`` the global state after a round and
-``round-0003.json`` its record. The record is written last: a round is finished if and only if it is there.
+``round-0003.json`` its record; ``held-0003.safetensors`` what the sites held in a round, where they get changes to it
+alone. The record is written last: a round is finished if and only if it is there.
 """
 
 from __future__ import annotations
@@ -75,6 +76,18 @@ class Ledger:
         """Keeps the global state after ``round_``."""
         write_state(self.state_path(round_), state, {"round": round_})
 
+    def held_path(self, round_: int) -> Path:
+        """What the sites hold in ``round_``."""
+        return self.folder / f"held-{round_:04d}.safetensors"
+
+    def load_held(self, round_: int) -> State | None:
+        """What the sites hold in ``round_``; None if that is not there."""
+        return read_state(self.held_path(round_))[0] if self.held_path(round_).is_file() else None
+
+    def save_held(self, round_: int, state: State) -> None:
+        """Keeps what the sites will hold in ``round_``: before they get it, as the next change refers to it."""
+        write_state(self.held_path(round_), state, {"round": round_})
+
     def save_starter(self, round_: int, state: State) -> None:
         """Keeps the whole student after ``round_``."""
         write_state(self.starter_path(round_), state, {"round": round_})
@@ -112,5 +125,6 @@ class Ledger:
             shutil.rmtree(self._reply(round_, "").parent, ignore_errors=True)
             if round_ < done - KEPT_STATES:
                 self.state_path(round_).unlink(missing_ok=True)
+                self.held_path(round_).unlink(missing_ok=True)
             if round_ < done - 1:
                 self.starter_path(round_).unlink(missing_ok=True)

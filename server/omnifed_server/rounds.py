@@ -6,6 +6,7 @@ for bit whatever the order of arrival, the backend, and however often the coordi
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -17,15 +18,18 @@ from omnifed.errors import OmniFedError
 from omnifed.federation.aggregation import StreamingMean, weight
 from omnifed.federation.partition import start
 from omnifed.federation.tasks import FailedReply, FitReply, FitTask
-from omnifed.models.slices import SliceMap, slice_map, take
+from omnifed.federation.wire import NO_BASE, decode
+from omnifed.models.slices import SliceMap, slice_map
 from omnifed.models.spec import StudentSpec
 from omnifed.states import State
 from omnifed.transport.pool import LATE, Arrival, TaskPool
 from omnifed_server.arm import ArmConfig as ArmConfig
 from omnifed_server.arm import ArmResult as ArmResult
 from omnifed_server.arm import Miss, below_quorum
+from omnifed_server.downlink import Downlink, downlink
 from omnifed_server.ledger import Ledger
 
+log = logging.getLogger("omnifed.server")
 OnEvent = Callable[[str, dict[str, Any]], None]
 
 
@@ -75,18 +79,20 @@ class _Round:
         self.on_event, self.round = on_event, round_
         self.replies: dict[str, tuple[FitReply, dict[str, Any]]] = {}
         self.misses: dict[str, Miss] = {}
+        self.down: Downlink
         self.scales: dict[str, float] = next((r["scales"] for r in ledger.records if r["scales"]), {})
 
     def run(self, state: State, local: State) -> State:
         started = time.perf_counter()
-        mean = StreamingMean(state)
+        self.down = downlink(self.config, self.ledger, self.maps, self.round, state)
+        mean = StreamingMean(self.down.held)
         for site in self.config.sites:
             kept = self.ledger.reply(self.round, site)
             if kept:
                 self.replies[site] = kept[0], kept[2]
                 self._tell(site, again=True)
         for _ in range(2):
-            self._ask(state, mean)
+            self._ask(mean)
             if len(self.replies) >= self.config.needed:
                 break
         else:
@@ -101,26 +107,28 @@ class _Round:
         self.on_event("aggregate", {"arm": self.config.name, "round": self.round, **fields})
         return state
 
-    def _ask(self, state: State, mean: StreamingMean) -> None:
-        parts: dict[StudentSpec, State] = {}
-        tasks: dict[str, tuple[FitTask, State]] = {}
-        for site in self.config.sites:
-            if site in self.replies:
+    def _ask(self, mean: StreamingMean) -> None:
+        missing = [site for site in self.config.sites if site not in self.replies]
+        without = self._exchange({site: self.down.message(site, self.scales) for site in missing}, mean)
+        if without:
+            log.info("round %d: %s get the whole weights", self.round, ", ".join(without))
+            self._exchange({site: self.down.message(site, self.scales, whole=True) for site in without}, mean)
+
+    def _exchange(self, tasks: dict[str, tuple[FitTask, State]], mean: StreamingMean) -> list[str]:
+        """Sends tasks and accepts replies; returns the sites that do not hold what their change refers to."""
+        without: list[str] = []
+        for arrival in self.pool.run(tasks, deadline_s=self.config.deadline_s) if tasks else ():
+            reply = arrival.reply
+            if isinstance(reply, FailedReply) and reply.code == NO_BASE and tasks[arrival.site][0].base is not None:
+                without.append(arrival.site)
                 continue
-            student = self.config.student_of(site)
-            if student not in parts:
-                found = self.maps[student]
-                parts[student] = take(state, found) if found else state
-            tasks[site] = self.config.task(self.round, site, self.scales), parts[student]
-        if not tasks:
-            return
-        for arrival in self.pool.run(tasks, deadline_s=self.config.deadline_s):
             try:
                 self._accept(arrival, mean)
             except OmniFedError as error:
                 if error.code == "OF103":
                     raise
                 self._miss(arrival, error.code, error.rule)
+        return without
 
     def _accept(self, arrival: Arrival, mean: StreamingMean) -> None:
         site, reply, state = arrival.site, arrival.reply, arrival.state
@@ -130,6 +138,7 @@ class _Round:
         if not isinstance(reply, FitReply):
             raise OmniFedError("OF504", "A reply must answer the task that was sent: same id, kind, site and protocol.")
         if self.config.aggregate:
+            state = decode(state, self.config.wire, base=self.down.held_by(site))
             found = self.maps[self.config.student_of(site)]
             mean.check(_global(state, mean.keys(found)) if self.config.upload == "all" else state, found)
         costs = {
@@ -177,7 +186,7 @@ class _Round:
                 shapes = starter.keys(found)
                 own = {key: value for key, value in state.items() if shapes.get(key) == value.shape}
                 starter.add(own, share, found, partial=True)
-        result = mean.mean()
+        result = self.down.restore(mean.mean())
         if starter:
             self.ledger.save_starter(self.round, result | starter.mean())
         return result

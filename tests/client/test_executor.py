@@ -16,8 +16,8 @@ from omnifed.models.spec import StudentSpec
 from omnifed.models.weights import to_state
 from omnifed.training.spec import TrainSpec
 from omnifed_client.executor import SiteExecutor
+from omnifed_client.gate import not_worse
 from omnifed_client.store import SiteStore
-from omnifed_client.student import not_worse
 
 STUDENT = StudentSpec(alpha=0.6, beta=0.5, stem_stride=2)
 TRAIN = TrainSpec(steps=2, batch_size=2, lr=1e-3, precision="fp32", seed=3)
