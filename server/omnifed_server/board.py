@@ -17,6 +17,9 @@ from omnifed_server.board_site import SiteRow as SiteRow
 from omnifed_server.board_site import cause, count, number, put
 
 ENDED = ("finished", "failed", "stopped")
+PRESENT = ("joined", "working", "idle")
+"""States of a site that is there."""
+
 _STAGES = ("prepare", "teach", "train", "test", "export")
 _MEASURED_ROUNDS = 5
 
@@ -60,7 +63,8 @@ class Board:
         self.messages: deque[dict[str, Any]] = deque(maxlen=8)
         self._last_rounds: deque[float] = deque(maxlen=_MEASURED_ROUNDS)
         self._counted: tuple[str, int, set[str]] = ("", 0, set())
-        self._done: dict[str, set[str]] = {}
+        self._told: set[tuple[str, str]] = set()
+        self._done: set[str] = set()
 
     def follow(self, tail: Tail) -> list[dict[str, Any]]:
         """Folds what is new in an event log.
@@ -96,8 +100,9 @@ class Board:
         """How many of :attr:`total` are done in this stage."""
         if self.stage in self.rounds or self.stage not in _STAGES:
             return self.rounds.get(self.stage, 0)
-        done = len(self._done.get(self.stage, ()))
-        return min(done, self.total) if self.total else done
+        if self.stage == "prepare":
+            return sum(row.state in PRESENT for row in self.sites.values())
+        return len(self._done)
 
     @property
     def elapsed_seconds(self) -> float:
@@ -156,7 +161,6 @@ class Board:
         if state == "joined":
             row.version, row.modality = plain(event.get("version"), 20), plain(event.get("modality"), 20)
             row.cases = {key: count(event.get(key)) for key in ("train", "val", "test")}
-            self._finished("prepare", row.name)
         if state in ("lost", "refused"):
             row.cause = cause(event)
             self.messages.append(event)
@@ -166,13 +170,14 @@ class Board:
         if stage != self.stage:
             self._last_rounds.clear()
         self.stage, self.total = stage, count(event.get("total"))
+        self._done.clear()
         self._running()
 
     def _teach(self, event: dict[str, Any]) -> None:
         row = self._heard(event)
         put(row.dice, TEACHER, event.get("dice"))
         row.seconds = number(event.get("seconds")) or row.seconds
-        self._finished("teach", row.name)
+        self._answered(event, row, "teach")
 
     def _round(self, event: dict[str, Any]) -> None:
         row, arm, round_ = self._heard(event), plain(event.get("arm"), 40), count(event.get("round"))
@@ -210,13 +215,13 @@ class Board:
         self._last_rounds.append(seconds)
 
     def _evaluate(self, event: dict[str, Any]) -> None:
-        row = self._row(event)
+        row = self._heard(event)
         arm, which, split = (plain(event.get(key), 40) for key in ("arm", "which", "split"))
         put(row.test, (arm, which, split), event.get("dice"))
-        self._finished("test", f"{row.name}/{arm}/{which}/{split}")
+        self._answered(event, row, f"evaluate/{arm}/{which}/{split}")
 
     def _export(self, event: dict[str, Any]) -> None:
-        self._finished("export", f"{plain(event.get('site'), 64)}/{plain(event.get('arm'), 40)}")
+        self._answered(event, self._heard(event), f"export/{plain(event.get('arm'), 40)}")
 
     def _note(self, event: dict[str, Any]) -> None:
         self.messages.append(event)
@@ -226,8 +231,14 @@ class Board:
         if self.state == "waiting":
             self.state, self.cause = "resumed", ("", "")
 
-    def _finished(self, stage: str, what: str) -> None:
-        self._done.setdefault(stage, set()).add(what)
+    def _answered(self, event: dict[str, Any], row: SiteRow, what: str) -> None:
+        """Counts a reply of a stage once: after a resume all that are kept are told again."""
+        if event.get("split") != "val":  # the offer of the averaged model comes before the test
+            self._done.add(row.name)
+        if (what, row.name) not in self._told:
+            self._told.add((what, row.name))
+            row.bytes_up += count(event.get("bytes_up"))
+            row.bytes_down += count(event.get("bytes_down"))
 
 
 _HANDLERS: dict[str, Callable[[Board, dict[str, Any]], None]] = {
