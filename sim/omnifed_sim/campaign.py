@@ -1,8 +1,11 @@
-"""The stages of a simulated campaign: teach once, then each arm's rounds, adoption and test, all through tasks."""
+"""A simulated campaign: the stages of any campaign, and what only a simulation may do beside them.
+
+It is every hospital at once: it reads predicted masks and adopted models from the sites' stores, pools their images for
+the ceiling, and tests the shared model where nobody trained.
+"""
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,20 +14,18 @@ from typing import Any
 import numpy as np
 
 from omnifed.data.prepare import SiteData
-from omnifed.distill.spec import LAMBDA, DistillSpec
-from omnifed.errors import OmniFedError
 from omnifed.evaluation.predict import predict_masks
 from omnifed.evaluation.tables import TEACHER
 from omnifed.events import EventLog
-from omnifed.federation.tasks import EvaluateTask, FailedReply, HelloReply, TeachReply, TeachTask
-from omnifed.files import write_json
 from omnifed.models.base import LayerGroup
 from omnifed.models.registry import build_student
 from omnifed.models.weights import load_state
 from omnifed.states import State, read_state, write_state
 from omnifed.transport.pool import TaskPool
 from omnifed_client.store import SiteStore
-from omnifed_server.rounds import ArmConfig, run_arm
+from omnifed_server.plan import Plan, local_layers
+from omnifed_server.plan import layers_apart as layers_apart
+from omnifed_server.stages import Stages
 from omnifed_sim.central import train_central
 from omnifed_sim.config import Arm, Precision, SimConfig
 from omnifed_sim.console import Screen
@@ -67,121 +68,37 @@ class Campaign:
         events: EventLog,
         screen: Screen,
     ) -> None:
-        self.config, self.folder, self.sites = config, folder, sites
-        self.train = config.train_spec(precision)
-        fit = config.teacher.train.model_copy(update={"precision": precision})
-        self.teacher = config.teacher.model_copy(update={"train": fit})
+        self.config, self.folder, self.sites, self.precision = config, folder, sites, precision
         self.events, self.screen = events, screen
         self.outcomes: dict[str, Outcome] = {}
 
     def run(self, pool: TaskPool) -> None:
         """All arms, in the configuration's order; results are in :attr:`outcomes`."""
-        hellos = pool.hello()
-        needed = layers_apart(list(hellos.values()))
-        taught = self._teach(pool) if "omnikd" in self.config.arms else []
+        stages = Stages(plan_of(self.config, tuple(self.sites), self.precision), pool, self.folder, self._event)
+        facts = stages.prepare()
+        taught = self._teach(stages) if "omnikd" in self.config.arms else ()
         for arm in self.config.arms:
             started, cpu = time.perf_counter(), cpu_seconds()
-            values = self._central(needed) if arm == "central" else self._federated(pool, arm, needed, taught)
+            values = self._central(facts.apart) if arm == "central" else self._federated(stages, arm, taught)
             spent = {"seconds": time.perf_counter() - started, "cpu_seconds": cpu_seconds() - cpu}
             self.events.add("arm", {"arm": arm, **spent, "peak_mib": peak_mib(), **values})
 
-    def _teach(self, pool: TaskPool) -> list[str]:
-        record = self.folder / "taught.json"
-        if record.is_file():
-            # A resumed run keeps to the sites that it began with: an arm whose sites change is another arm.
-            return self._test_teachers(pool, json.loads(record.read_text()))
-        self.screen.stage("teach", len(self.sites))
-        task = TeachTask(id="teach", teacher=self.teacher)
-        names = {name: (task.model_copy(update={"id": f"teach.{name}"}), State()) for name in self.sites}
-        taught = []
-        for arrival in pool.run(names):
-            reply = arrival.reply
-            if not isinstance(reply, TeachReply):
-                self._miss("omnikd", -1, arrival.site, reply)
-                continue
-            taught.append(arrival.site)
-            self.events.add(
-                "teach", {"site": arrival.site, **reply.model_dump(exclude={"id", "kind", "site", "protocol"})}
-            )
-            self.screen.say(
-                f"teacher at {arrival.site}: validation Dice {reply.dice:.3f}, {reply.cached} images cached "
-                f"({reply.cache_bytes / 2**20:.1f} MiB), {reply.seconds:.0f} s"
-            )
-            self.screen.advance(arrival.site)
-        if not taught:
-            raise OmniFedError(
-                "OF115",
-                "At least one site must have taught its teacher before students can distil.",
-                seen=f"none of {', '.join(self.sites)}",
-                remedy="Mend what the sites' misses name, then run the same command with --resume.",
-            )
-        write_json(record, taught)
-        return self._test_teachers(pool, taught)
-
-    def _test_teachers(self, pool: TaskPool, taught: list[str]) -> list[str]:
-        outcome = Outcome()
-        for arrival in pool.run({n: (self._evaluation(n, TEACHER, "teacher"), State()) for n in taught}):
-            if isinstance(arrival.reply, FailedReply):
-                self._miss(TEACHER, -1, arrival.site, arrival.reply)
-            else:
-                outcome.masks[arrival.site] = self._store(arrival.site).load_evaluation(TEACHER, "teacher", "test")[0]
-        self.outcomes[TEACHER] = outcome
+    def _teach(self, stages: Stages) -> tuple[str, ...]:
+        taught = stages.teach()
+        self.outcomes[TEACHER] = Outcome({s: self._masks(s, TEACHER, "teacher") for s in stages.test_teachers(taught)})
         return taught
 
-    def _federated(self, pool: TaskPool, arm: Arm, needed: tuple[LayerGroup, ...], taught: list[str]) -> dict[str, Any]:
-        config = self.config
-        self.screen.stage(arm, config.rounds)
-        first = next(iter(self.sites.values())).config
-        keeps_norms = arm in ("fedbn", "omnikd")
-        local: tuple[LayerGroup, ...] = tuple(dict.fromkeys((*needed, "norm") if keeps_norms else needed))
-        result = run_arm(
-            pool,
-            ArmConfig(
-                campaign="sim",
-                name=arm,
-                sites=tuple(self.sites),
-                student=config.student,
-                train=self.train,
-                rounds=config.rounds,
-                aggregate=arm != "local",
-                local_layers=local,
-                weighting=config.weighting,
-                prox_mu=config.prox_mu if arm == "fedprox" else 0.0,
-                distill={name: self._distill(name) for name in taught} if arm == "omnikd" else None,
-                teacher=self.teacher if arm == "omnikd" else None,
-                # Between modalities averaging can do harm: these sites may go on without it. Between like ones a model
-                # that was just averaged is worse for a few steps, then better: a gate would end the federation.
-                gate=bool(needed),
-                upload="all" if config.hold_out and local and not needed else "global",
-                quorum=config.quorum,
-                deadline_s=config.deadline_s or None,
-                seed=config.seed,
-                channels=first.channels,
-                classes=len(first.labels),
-            ),
-            self.folder / "arms" / arm,
-            on_event=self._event,
-        )
+    def _federated(self, stages: Stages, arm: Arm, taught: tuple[str, ...]) -> dict[str, Any]:
+        result, apart = stages.train(arm, taught), stages.facts.apart
         outcome = Outcome(shared=read_state(result.starter)[0] if result.starter else {})
-        if result.state:
-            last = read_state(result.state)[0]
-            if config.hold_out and not local:
-                outcome.shared = last
-            adopt = {n: (self._evaluation(n, arm, "global", local, adopt=True), last) for n in self.sites}
-            for arrival in pool.run(adopt):
-                if isinstance(arrival.reply, FailedReply):
-                    self._miss(arm, config.rounds, arrival.site, arrival.reply)
-        largest = -1
-        for arrival in pool.run({n: (self._evaluation(n, arm, "adopted"), State()) for n in self.sites}):
-            if isinstance(arrival.reply, FailedReply):
-                self._miss(arm, config.rounds, arrival.site, arrival.reply)
-                continue
-            store = self._store(arrival.site)
-            outcome.masks[arrival.site] = store.load_evaluation(arm, "adopted", "test")[0]
-            outcome.adopted[arrival.site] = store.adopted(arm)[0]
-            if arm == "local" and not needed and len(self.sites[arrival.site].train) > largest:
-                # A hospital that joins without a federation takes the model of the largest one.
-                largest, outcome.shared = len(self.sites[arrival.site].train), outcome.adopted[arrival.site]
+        if result.state and self.config.hold_out and not local_layers(arm, apart):
+            outcome.shared = read_state(result.state)[0]
+        for site in stages.test(arm, stages.adopt(arm, result)):
+            outcome.masks[site] = self._masks(site, arm, "adopted")
+            outcome.adopted[site] = self._store(site).adopted(arm)[0]
+        if arm == "local" and not apart and outcome.adopted:
+            # A hospital that joins without a federation takes the model of the largest one.
+            outcome.shared = outcome.adopted[max(outcome.adopted, key=lambda site: len(self.sites[site].train))]
         self.outcomes[arm] = outcome
         return {"bytes": result.bytes_up + result.bytes_down, "virtual_seconds": result.virtual_seconds}
 
@@ -193,7 +110,7 @@ class Campaign:
         if all(path.is_file() for path in paths):
             states = [read_state(path)[0] for path in paths]
         else:
-            spec = self.train.model_copy(update={"steps": config.rounds * config.steps})
+            spec = config.train_spec(self.precision).model_copy(update={"steps": config.rounds * config.steps})
             checkpoint = self.folder / "arms" / "central" / "fit.ckpt"
             states = train_central(sites, config.student, spec, local, checkpoint, self.screen.progress_of("central"))
             for path, state in zip(paths, states, strict=True):
@@ -207,51 +124,54 @@ class Campaign:
         self.outcomes["central"] = outcome
         return {"bytes": 0}
 
-    def _distill(self, site: str) -> DistillSpec:
-        config = self.sites[site].config
-        weights = LAMBDA.get(config.modality) if self.config.distill == "modality" else None
-        return DistillSpec(weights=weights or LAMBDA["universal"], beta=self.config.distill_beta)
-
-    def _evaluation(
-        self, site: str, arm: str, which: Any, local: tuple[LayerGroup, ...] = (), *, adopt: bool = False
-    ) -> EvaluateTask:
-        return EvaluateTask(
-            id=f"{arm}.{which}.{site}",
-            arm=arm,
-            student=self.config.student,
-            split="val" if adopt else "test",
-            which=which,
-            local_layers=local,
-            adopt=adopt,
-            teacher=self.teacher if which == "teacher" else None,
-        )
-
     def _store(self, site: str) -> SiteStore:
         return SiteStore(self.folder / "sites" / site / "state")
 
+    def _masks(self, site: str, arm: str, which: str) -> np.ndarray:
+        return self._store(site).load_evaluation(arm, which, "test")[0]
+
     def _event(self, event: str, values: dict[str, Any]) -> None:
+        """Keeps what happened, and shows what a person waits for."""
+        if event == "stage":
+            if values["stage"] != "prepare":
+                self.screen.stage(values["stage"], values["total"])
+            return
         self.events.add(event, values)
         if event == "miss":
             self.screen.say(f"{values['arm']} round {values['round'] + 1}: {values['site']} missed, {values['rule']}")
         if event == "aggregate":
             self.screen.advance(f"round {values['round'] + 1}")
+        if event == "teach" and not values.get("again"):
+            self.screen.say(
+                f"teacher at {values['site']}: validation Dice {values['dice']:.3f}, {values['cached']} images cached "
+                f"({values['cache_bytes'] / 2**20:.1f} MiB), {values['seconds']:.0f} s"
+            )
+            self.screen.advance(values["site"])
 
-    def _miss(self, arm: str, round_: int, site: str, reply: Any) -> None:
-        code, rule = getattr(reply, "code", "OF504"), getattr(reply, "rule", "A reply must answer its task.")
-        self._event("miss", {"arm": arm, "round": round_, "site": site, "code": code, "rule": rule})
 
+def plan_of(config: SimConfig, sites: tuple[str, ...], precision: Precision) -> Plan:
+    """What the stages need of a simulation's configuration.
 
-def layers_apart(hellos: list[HelloReply]) -> tuple[LayerGroup, ...]:
-    """Groups that unlike sites cannot share: the stem where channels differ, the head where labels differ.
-
-    With either, both stay local, as between modalities the first filters and the last ones mean different things.
-
-    Raises:
-        OmniFedError: OF113 if no site answered.
+    Args:
+        config: the simulation.
+        sites: those that train.
+        precision: of every fit.
     """
-    if not hellos:
-        raise OmniFedError(
-            "OF113", "At least one site must train.", seen="none answered", remedy="See the sites' logs."
-        )
-    alike = len({(h.channels, h.labels, h.modality) for h in hellos}) == 1
-    return () if alike else ("stem", "head")
+    fit = config.teacher.train.model_copy(update={"precision": precision})
+    return Plan(
+        campaign="sim",
+        sites=sites,
+        student=config.student,
+        teacher=config.teacher.model_copy(update={"train": fit}),
+        train=config.train_spec(precision),
+        rounds=config.rounds,
+        distill=config.distill,
+        distill_beta=config.distill_beta,
+        prox_mu=config.prox_mu,
+        weighting=config.weighting,
+        quorum=config.quorum,
+        deadline_s=config.deadline_s or None,
+        seed=config.seed,
+        wire=getattr(config, "wire", "fp32"),
+        starters=bool(config.hold_out),
+    )

@@ -30,6 +30,7 @@ from omnifed.transport.flower_compat import Context, Grid, RecordDict
 from omnifed.transport.inprocess import InProcessGrid
 from omnifed.transport.pool import TaskPool
 from omnifed_client.executor import SiteExecutor
+from omnifed_server.plan import EXPORTED
 from omnifed_sim import emulation
 from omnifed_sim.campaign import Campaign, Outcome
 from omnifed_sim.config import SimConfig
@@ -38,8 +39,6 @@ from omnifed_sim.machine import processor
 from omnifed_sim.results import Results, about_site
 from omnifed_sim.sites import prepare_sites, site_folders
 
-EXPORTED = ("omnikd", "fedbn", "fedprox", "fedavg", "local", "central")
-"""The arm whose models are exported is the first of these that was run."""
 PARITY_CASES = 8
 ABOUT = ("versions", "precision", "machine")
 """Keys of config.json that describe the run beside its configuration."""

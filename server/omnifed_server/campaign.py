@@ -1,0 +1,248 @@
+"""A campaign over any pool of sites: its stages in order, and what a coordinator may write down of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import omnifed
+from omnifed.errors import OmniFedError
+from omnifed.evaluation.tables import TEACHER, MetricRow, metric_rows, write_metrics
+from omnifed.federation.tasks import EvaluateReply, ExportReply, HelloReply
+from omnifed.files import write_json
+from omnifed.models.base import SiteSpec
+from omnifed.models.scaling import architecture_key, costs
+from omnifed.transport.pool import TaskPool
+from omnifed_server.arm import ArmResult
+from omnifed_server.federation_file import FederationConfig
+from omnifed_server.plan import DISTILLED, EXPORTED, Facts, Plan
+from omnifed_server.rounds import OnEvent
+from omnifed_server.stages import Stages
+
+ABOUT = ("role", "versions", "machine")
+"""Keys of config.json beside the configuration."""
+log = logging.getLogger("omnifed.server")
+
+
+@dataclass(frozen=True)
+class CampaignResult:
+    """What a campaign ended with.
+
+    Attributes:
+        arms: by name, in the order in which they ran.
+        metrics: rows of ``metrics.csv``.
+        exports: by site.
+    """
+
+    arms: dict[str, ArmResult]
+    metrics: tuple[MetricRow, ...]
+    exports: dict[str, ExportReply]
+
+
+def run_campaign(pool: TaskPool, config: FederationConfig, folder: Path, on_event: OnEvent) -> CampaignResult:
+    """Runs a campaign to its end, from where ``folder`` says it stands.
+
+    Args:
+        pool: the sites.
+        config: the federation file.
+        folder: RUN; what is there is continued.
+        on_event: told of the campaign, its stages and all that the sites answer.
+
+    Raises:
+        OmniFedError: OF116 if ``folder`` belongs to another configuration, OF530 if the quorum is not there in time,
+            OF531 if a stage has no quorum, OF533 for a stage before the one that it builds on, and what
+            :func:`~omnifed_server.rounds.run_arm` raises.
+    """
+    state = "resumed" if open_folder(config, folder) else "started"
+    on_event("campaign", {"state": state, "name": config.name})
+    try:
+        result = _Campaign(pool, config, folder, on_event).run()
+    except OmniFedError as error:
+        on_event("campaign", {"state": "failed", "name": config.name, "code": error.code, "rule": error.rule})
+        raise
+    except Exception as error:
+        log.exception("the campaign failed")
+        rule = f"A campaign must not end in an unforeseen way ({type(error).__name__}); the coordinator's log says why."
+        on_event("campaign", {"state": "failed", "name": config.name, "code": "OF535", "rule": rule})
+        raise
+    on_event("campaign", {"state": "finished", "name": config.name})
+    return result
+
+
+def open_folder(config: FederationConfig, folder: Path) -> bool:
+    """Makes RUN, or checks that it belongs to this campaign; whether it was there.
+
+    Raises:
+        OmniFedError: OF116 if it belongs to another configuration.
+    """
+    file = folder / "config.json"
+    found = file.is_file()
+    if found:
+        old, new = json.loads(file.read_bytes()), config.lasting()
+        changed = sorted(key for key in new if new[key] != old.get(key))
+        if changed:
+            raise OmniFedError(
+                "OF116",
+                "A campaign goes on with the settings that it began with.",
+                seen=", ".join(f"{key}: {new[key]!r}, stored {old.get(key)!r}" for key in changed),
+                remedy="Restore them, or give the new campaign another name.",
+            )
+    about = {
+        "role": "coordinator",
+        "versions": {"omnifed": omnifed.__version__, "python": platform.python_version()},
+        "machine": {"system": platform.platform()},
+    }
+    write_json(file, {**config.model_dump(mode="json"), **about})
+    return found
+
+
+def plan_of(config: FederationConfig) -> Plan:
+    """What the stages need of a federation file."""
+    fit = config.teacher.train.model_copy(update={"precision": config.precision})
+    return Plan(
+        campaign=config.name,
+        sites=config.sites,
+        student=config.student,
+        teacher=config.teacher.model_copy(update={"train": fit}),
+        train=config.train_spec(),
+        rounds=config.rounds,
+        distill=config.distill,
+        distill_beta=config.distill_beta,
+        prox_mu=config.prox_mu,
+        weighting=config.weighting,
+        quorum=config.quorum,
+        deadline_s=config.deadline_s or None,
+        seed=config.seed,
+        wire=config.wire,
+        gate=config.gate,
+        needed=config.needed,
+    )
+
+
+class _Campaign:
+    """One run of a campaign."""
+
+    def __init__(self, pool: TaskPool, config: FederationConfig, folder: Path, on_event: OnEvent) -> None:
+        self.pool, self.config, self.folder, self.on_event = pool, config, folder, on_event
+        self.stages = Stages(plan_of(config), pool, folder, on_event)
+        self.rows: list[MetricRow] = []
+        self.units: dict[str, str] = {}
+        self.arms: dict[str, ArmResult] = {}
+
+    def run(self) -> CampaignResult:
+        self._gather()
+        write_json(self.folder / "sites.json", about_sites(self.stages.prepare(), self.units))
+        taught = self._teach()
+        for arm in self.config.arms:
+            self._arm(arm, taught)
+        self._describe({})
+        exports = self._export() if "export" in self.config.stages else {}
+        self._describe(exports)
+        return CampaignResult(self.arms, tuple(self.rows), exports)
+
+    def _gather(self) -> None:
+        """Waits for the quorum, and says who is no part of the campaign."""
+        wanted, needed = self.config.sites, self.config.needed
+        found = self.pool.hello()
+        if len(set(wanted) & set(found)) < needed:
+            rule = "A campaign begins when its quorum of sites is connected."
+            tell = {"name": self.config.name, "code": "OF530", "rule": rule}
+            self.on_event("campaign", {"state": "waiting", **tell})
+        found = self.pool.wait_for(wanted, needed, self.config.wait_s)
+        for stranger in sorted(set(found) - set(wanted)):
+            rule = "A site must be named in the federation file to take part."
+            self.on_event("site", {"site": stranger, "state": "refused", "code": "OF532", "rule": rule})
+        missing = [site for site in wanted if site not in found]
+        if len(wanted) - len(missing) < needed:
+            raise OmniFedError(
+                "OF530",
+                f"A campaign needs {needed} of its {len(wanted)} sites to be connected.",
+                seen=f"after {self.config.wait_s:g} s missing: {', '.join(missing)}",
+                remedy="Start omnifed-client at these sites, then start the coordinator again.",
+            )
+
+    def _teach(self) -> tuple[str, ...]:
+        if DISTILLED not in self.config.arms:
+            return ()
+        if "teach" not in self.config.stages:
+            # Taught before, in this campaign or in another one: a site without its teacher says so when it trains.
+            record = self.folder / "taught.json"
+            return tuple(json.loads(record.read_bytes())) if record.is_file() else self.config.sites
+        taught = self.stages.teach()
+        if "evaluate" in self.config.stages:
+            self._score(TEACHER, self.stages.test_teachers(taught))
+        return taught
+
+    def _arm(self, arm: str, taught: tuple[str, ...]) -> None:
+        finished = len(list((self.folder / "arms" / arm).glob("round-*.json")))
+        if "train" not in self.config.stages and finished < self.config.rounds:
+            if not {"evaluate", "export"} & set(self.config.stages):
+                return
+            raise OmniFedError(
+                "OF533",
+                "A stage comes after the one that it builds on: train before evaluate and export.",
+                seen=f"{arm} has finished {finished} of {self.config.rounds} rounds",
+                remedy='Add "train" to stages, or name the folder of the campaign that was trained.',
+            )
+        result = self.arms[arm] = self.stages.train(arm, taught)
+        fields = {"arm": arm, "seconds": result.seconds, "bytes": result.bytes_up + result.bytes_down}
+        if "evaluate" in self.config.stages:
+            self.on_event("stage", {"stage": "test", "total": len(self.config.sites)})
+            self._score(arm, self.stages.test(arm, self.stages.adopt(arm, result)))
+        self.on_event("arm", fields)
+
+    def _score(self, arm: str, replies: Mapping[str, EvaluateReply]) -> None:
+        for site, reply in replies.items():
+            self.rows += metric_rows(arm, site, "test", reply.scores)
+            self.units[site] = next((score.unit for score in reply.scores if score.unit), "")
+        write_metrics(self.folder / "metrics.csv", self.rows)
+
+    def _export(self) -> dict[str, ExportReply]:
+        return self.stages.export(self._exported)
+
+    @property
+    def _exported(self) -> str:
+        return next(arm for arm in EXPORTED if arm in self.config.arms)
+
+    def _describe(self, exports: Mapping[str, ExportReply]) -> None:
+        """Writes sites.json and costs.json, with those that joined late."""
+        facts = self.stages.known(tuple({row.site for row in self.rows}))
+        write_json(self.folder / "sites.json", about_sites(facts, self.units))
+        size = max(facts.hellos.values(), key=lambda hello: hello.image_size[0] * hello.image_size[1]).image_size
+        cost = costs(self.config.student, SiteSpec(channels=facts.channels, classes=facts.classes), size)
+        about: dict[str, Any] = {
+            "student": architecture_key(self.config.student),
+            "params": cost.params,
+            "macs": cost.macs,
+            "size": " x ".join(map(str, size)),
+        }
+        if exports:
+            about |= {"onnx_bytes": max(reply.bytes for reply in exports.values()), "exported_arm": self._exported}
+        write_json(self.folder / "costs.json", about)
+
+
+def about_sites(facts: Facts, units: Mapping[str, str]) -> list[dict[str, Any]]:
+    """sites.json as a coordinator can know it: counts, never a case.
+
+    Args:
+        facts: what the sites said of themselves.
+        units: of HD95, by site.
+    """
+    return [_about(hello, units.get(site, "")) for site, hello in facts.hellos.items()]
+
+
+def _about(hello: HelloReply, unit: str) -> dict[str, Any]:
+    keys = {"modality", "channels", "labels", "image_size", "train", "unlabelled", "val", "test"}
+    skipped = [{"code": "", "reason": "named at the site", "count": hello.skipped}] if hello.skipped else []
+    return {
+        "name": hello.site,
+        **hello.model_dump(mode="json", include=keys),
+        "held_out": False,
+        "unit": unit,
+        "skipped": skipped,
+    }

@@ -1,0 +1,172 @@
+"""FED.toml: what a coordinator declares, checked once where it enters. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from omnifed.config import Frozen, load_toml
+from omnifed.models.spec import StudentSpec
+from omnifed.teachers.spec import TeacherSpec
+from omnifed.training.spec import TrainSpec
+
+Method = Literal["local", "fedavg", "fedprox", "fedbn", "omnikd"]
+Stage = Literal["prepare", "teach", "train", "evaluate", "export"]
+SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+STAGES: tuple[Stage, ...] = ("prepare", "teach", "train", "evaluate", "export")
+
+OPERATION = (
+    "stages",
+    "wait_s",
+    "host",
+    "port",
+    "insecure",
+    "certificate",
+    "key",
+    "root_certificates",
+    "metrics_port",
+    "tracking",
+    "folder",
+)
+"""Settings that do not change a result: a campaign that goes on may change them."""
+
+
+class FederationConfig(Frozen):
+    """A deployed campaign.
+
+    Attributes:
+        name: of the campaign; part of every task's id, so that a site never takes one campaign's task for another's.
+        sites: registered names; the order in which replies are averaged.
+        arms: the methods to run, one after the other.
+        stages: what to do; a stage that is left out must have been done before, in the same folder.
+        rounds: of each arm.
+        steps: optimiser steps of each site in each round.
+        student: a table, or the command line's form ``omnisegnet:compact,stem_stride=2``.
+        teacher: a table, or its kind alone.
+        batch_size, lr, weight_decay: of the student.
+        distill: ``modality`` takes the published weights of each site's modality, ``universal`` their mean.
+        distill_beta: weight of OmniKD against the supervised loss.
+        prox_mu: of the arm ``fedprox``.
+        weighting: how a site's cases weigh in the mean.
+        wire: how weights travel.
+        quorum: up to 1 a share of the sites, above 1 a number of sites, that a round and a stage need.
+        deadline_s: seconds a site may take for a round; 0 derives it from the rounds' measured times.
+        wait_s: seconds to wait for a quorum of sites to connect.
+        precision: one for all sites, so that unlike machines compute alike.
+        gate: ``auto`` lets sites refuse an averaged part where sites are unlike.
+        seed: everything derives from it.
+        host, port: where the coordinator listens.
+        insecure: no TLS; for one machine, or behind a proxy on this machine that speaks TLS.
+        certificate, key, root_certificates: PEM files of the coordinator's own TLS, where it is not ``insecure``.
+        metrics_port: of the metrics for Prometheus; 0 serves none.
+        tracking: a further log of rounds and scores.
+        folder: RUN; empty takes ``runs/NAME``.
+    """
+
+    name: str = Field("federation", pattern=r"^[A-Za-z0-9_-]{1,60}$")
+    sites: tuple[SiteName, ...] = Field(min_length=1)
+    arms: tuple[Method, ...] = Field(("omnikd",), min_length=1)
+    stages: tuple[Stage, ...] = Field(STAGES, min_length=1)
+    rounds: int = Field(5, ge=1, le=9999)
+    steps: int = Field(40, ge=1)
+    student: StudentSpec = StudentSpec(alpha=0.62, beta=0.54, stem_stride=2)
+    teacher: TeacherSpec = TeacherSpec()
+    batch_size: int = Field(8, ge=1)
+    lr: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    distill: Literal["modality", "universal"] = "modality"
+    distill_beta: float = Field(0.3, ge=0)
+    prox_mu: float = Field(0.01, ge=0)
+    weighting: Literal["n", "sqrt", "equal"] = "sqrt"
+    wire: Literal["fp32", "bf16", "int8-delta"] = "fp32"
+    quorum: float = Field(0.5, gt=0)
+    deadline_s: float = Field(0.0, ge=0)
+    wait_s: float = Field(3600.0, ge=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    gate: Literal["auto", "always", "never"] = "auto"
+    seed: int = Field(0, ge=0)
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    insecure: bool = False
+    certificate: str = ""
+    key: str = ""
+    root_certificates: str = ""
+    metrics_port: int = Field(0, ge=0, le=65535)
+    tracking: Literal["", "tensorboard", "mlflow"] = ""
+    folder: str = ""
+
+    @field_validator("sites", "arms", "stages")
+    @classmethod
+    def _once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("name each once")
+        return names
+
+    @field_validator("student", mode="before")
+    @classmethod
+    def _student(cls, value: object) -> object:
+        return StudentSpec.parse(value) if isinstance(value, str) else value
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _teacher(cls, value: object) -> object:
+        # What a table does not say is a teacher's default, not that of any fit: [teacher.train] alone must keep its lr.
+        if isinstance(value, str):
+            value = {"kind": value}
+        if not isinstance(value, Mapping):
+            return value
+        base = TeacherSpec().model_dump()
+        train = value.get("train", {})
+        if not isinstance(train, Mapping):
+            return value
+        return {**base, **value, "train": {**base["train"], **train}}
+
+    @model_validator(mode="after")
+    def _quorum(self) -> FederationConfig:
+        if self.needed > len(self.sites):
+            raise ValueError("quorum must not exceed the number of sites")
+        return self
+
+    @property
+    def needed(self) -> int:
+        """Replies that a round or a stage needs."""
+        if self.quorum > 1:
+            return math.ceil(self.quorum)
+        return max(1, math.ceil(self.quorum * len(self.sites) - 1e-9))
+
+    @property
+    def run_folder(self) -> Path:
+        """RUN: what the coordinator keeps of the campaign."""
+        return Path(self.folder).expanduser() if self.folder else Path("runs") / self.name
+
+    def train_spec(self) -> TrainSpec:
+        """The fit of one round at one site; ``first_step`` is set by the coordinator."""
+        total = self.rounds * self.steps
+        return TrainSpec(
+            steps=self.steps,
+            total_steps=total,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            warmup=min(20, total // 10),
+            precision=self.precision,
+            seed=self.seed,
+        )
+
+    def lasting(self) -> dict[str, Any]:
+        """What a campaign that goes on must keep: all but :data:`OPERATION`."""
+        return self.model_dump(mode="json", exclude=set(OPERATION))
+
+
+def load_federation(path: Path) -> FederationConfig:
+    """Reads FED.toml.
+
+    Raises:
+        OmniFedError: OF101 if the file cannot be read, OF102 with the path of each wrong key, OF301 for an unknown
+            student.
+    """
+    return load_toml(FederationConfig, path)

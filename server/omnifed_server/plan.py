@@ -1,0 +1,136 @@
+"""What a campaign is to do, and what a method's name means: one mapping for simulation and field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from omnifed.distill.spec import LAMBDA, DistillSpec
+from omnifed.errors import OmniFedError
+from omnifed.federation.tasks import HelloReply
+from omnifed.models.base import LayerGroup
+from omnifed.models.spec import StudentSpec
+from omnifed.teachers.spec import TeacherSpec
+from omnifed.training.spec import TrainSpec
+from omnifed_server.arm import ArmConfig
+
+EXPORTED = ("omnikd", "fedbn", "fedprox", "fedavg", "local", "central")
+"""The arm whose models are exported is the first of these that was run."""
+DISTILLED = "omnikd"
+"""The arm that needs teachers."""
+NORMS_STAY = ("fedbn", DISTILLED)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the stages need to know; made from a simulation's or a federation's configuration.
+
+    Attributes:
+        campaign: name, the first part of every task's id.
+        sites: registered names, in the order of averaging.
+        student, teacher, train: what is trained and how; ``train`` is one round.
+        rounds: of each arm.
+        distill: whose weights of OmniKD's terms.
+        distill_beta, prox_mu, weighting, quorum, deadline_s, seed, wire: see :class:`~omnifed_server.arm.ArmConfig`.
+        gate: ``auto`` is on where sites are unlike.
+        starters: also average local layers, into a model for sites that never train.
+        needed: sites that a stage needs; 0 goes on with whoever answers.
+    """
+
+    campaign: str
+    sites: tuple[str, ...]
+    student: StudentSpec
+    teacher: TeacherSpec
+    train: TrainSpec
+    rounds: int
+    distill: Literal["modality", "universal"] = "modality"
+    distill_beta: float = 0.3
+    prox_mu: float = 0.01
+    weighting: Literal["n", "sqrt", "equal"] = "sqrt"
+    quorum: float = 0.5
+    deadline_s: float | None = None
+    seed: int = 0
+    wire: Literal["fp32", "bf16", "int8-delta"] = "fp32"
+    gate: Literal["auto", "always", "never"] = "auto"
+    starters: bool = False
+    needed: int = 0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the sites said of themselves when the campaign began; later joiners add to ``hellos`` alone.
+
+    Attributes:
+        hellos: by site, in the plan's order.
+        apart: groups that unlike sites keep.
+        channels, classes: of the first site; they matter only where stem and head are shared.
+    """
+
+    hellos: dict[str, HelloReply]
+    apart: tuple[LayerGroup, ...]
+    channels: int
+    classes: int
+
+
+def arm_config(plan: Plan, arm: str, facts: Facts, taught: tuple[str, ...]) -> ArmConfig:
+    """What a method's name means.
+
+    Args:
+        plan: the campaign.
+        arm: one of local, fedavg, fedprox, fedbn, omnikd.
+        facts: of the sites.
+        taught: sites with a teacher; the others train supervised.
+    """
+    local = local_layers(arm, facts.apart)
+    distilled = arm == DISTILLED
+    return ArmConfig(
+        campaign=plan.campaign,
+        name=arm,
+        sites=plan.sites,
+        student=plan.student,
+        train=plan.train,
+        rounds=plan.rounds,
+        aggregate=arm != "local",
+        local_layers=local,
+        weighting=plan.weighting,
+        prox_mu=plan.prox_mu if arm == "fedprox" else 0.0,
+        distill={site: _distill(plan, facts, site) for site in taught} if distilled else None,
+        teacher=plan.teacher if distilled else None,
+        # Between modalities averaging can do harm: these sites may go on without it. Between like ones a model that
+        # was just averaged is worse for a few steps, then better: a gate would end the federation.
+        gate=bool(facts.apart) if plan.gate == "auto" else plan.gate == "always",
+        upload="all" if plan.starters and local and not facts.apart else "global",
+        quorum=plan.quorum,
+        deadline_s=plan.deadline_s,
+        seed=plan.seed,
+        channels=facts.channels,
+        classes=facts.classes,
+        **({"wire": plan.wire} if "wire" in ArmConfig.model_fields else {}),
+    )
+
+
+def local_layers(arm: str, apart: tuple[LayerGroup, ...]) -> tuple[LayerGroup, ...]:
+    """Groups that stay at the site under a method."""
+    return tuple(dict.fromkeys((*apart, "norm"))) if arm in NORMS_STAY else apart
+
+
+def layers_apart(hellos: list[HelloReply]) -> tuple[LayerGroup, ...]:
+    """Groups that unlike sites cannot share: the stem where channels differ, the head where labels differ.
+
+    With either, both stay local, as between modalities the first filters and the last ones mean different things.
+
+    Raises:
+        OmniFedError: OF113 if no site answered.
+    """
+    if not hellos:
+        raise OmniFedError(
+            "OF113", "At least one site must train.", seen="none answered", remedy="See the sites' logs."
+        )
+    alike = len({(h.channels, h.labels, h.modality) for h in hellos}) == 1
+    return () if alike else ("stem", "head")
+
+
+def _distill(plan: Plan, facts: Facts, site: str) -> DistillSpec:
+    hello = facts.hellos.get(site)
+    weights = LAMBDA.get(hello.modality) if hello and plan.distill == "modality" else None
+    return DistillSpec(weights=weights or LAMBDA["universal"], beta=plan.distill_beta)
