@@ -60,6 +60,7 @@ def main(
     lr: Annotated[float, typer.Option(help="Learning rate of the students (AdamW, cosine).")] = 2e-3,
     emulate: Annotated[str, typer.Option(help="TOML file of site speeds, bandwidths and drop-outs.")] = "",
     deadline: Annotated[float, typer.Option(help="Seconds a site may take for a task; 0 waits.")] = 0.0,
+    wire: Annotated[str, typer.Option(help="How weights travel: fp32 | bf16 | int8-delta.")] = "fp32",
     backend: Annotated[str, typer.Option(help="inprocess | ray.")] = "inprocess",
     seed: Annotated[int, typer.Option(help="Everything derives from it.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -75,7 +76,7 @@ def main(
         "preset": preset, "data": data, "sites": _names(sites), "split": split, "skew": skew,
         "hold_out": _names(hold_out), "arms": _names(arms), "rounds": rounds, "steps": steps, "student": student,
         "teacher": teacher, "teacher_steps": teacher_steps, "checkpoint": checkpoint, "image_size": image_size,
-        "lr": lr, "emulate": emulate, "deadline": deadline, "backend": backend, "seed": seed,
+        "lr": lr, "emulate": emulate, "deadline": deadline, "wire": wire, "backend": backend, "seed": seed,
     }  # fmt: skip
     given = {
         name: value

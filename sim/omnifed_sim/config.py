@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from omnifed.config import Frozen
+from omnifed.federation.wire import Wire
 from omnifed.models.spec import StudentSpec
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
@@ -46,6 +47,7 @@ class SimConfig(Frozen):
         weighting: how a site's cases weigh in the mean.
         quorum: share of the sites that must answer a round.
         deadline_s: seconds a site may take for a task (virtual ones where sites are emulated); 0 waits.
+        wire: how weights travel, both ways: ``fp32``, ``bf16`` (half the bytes) or ``int8-delta`` (a quarter).
         emulate: TOML file of site speeds, bandwidths and drop-outs.
         backend: ``inprocess``, or ``ray`` for several processes or machines.
         seed: everything derives from it.
@@ -73,6 +75,7 @@ class SimConfig(Frozen):
     weighting: Literal["n", "sqrt", "equal"] = "sqrt"
     quorum: float = Field(0.5, gt=0, le=1)
     deadline_s: float = Field(0.0, ge=0)
+    wire: Wire = "fp32"
     emulate: str = ""
     backend: Literal["inprocess", "ray"] = "inprocess"
     seed: int = Field(0, ge=0)
