@@ -7,7 +7,6 @@ answers within seconds.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import socket
 import subprocess
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import omnifed
-from omnifed_client.config import ClientConfig
+from omnifed_client.config import ClientConfig, cores
 
 FLOWER = "1.41."
 """The Flower that the transport is written for."""
@@ -44,6 +43,11 @@ class Finding:
     seen: str
     remedy: str = ""
     code: str = ""
+
+
+def unexamined(name: str) -> Finding:
+    """For a check whose ground is missing: another finding says why."""
+    return Finding(name, "warn", "not examined: the way ends before", "Resolve the findings above first.", "OF142")
 
 
 def check_versions(config: ClientConfig) -> Finding:
@@ -82,7 +86,7 @@ def check_device(config: ClientConfig, *, code: str = _LOOK, driver: Path = Path
         code: prints what torch sees as JSON.
         driver: there if the machine has an NVIDIA driver.
     """
-    cores = f"{len(os.sched_getaffinity(0))} CPU cores, {config.worker_threads} for training"
+    machine = f"{cores()} CPU cores, {config.worker_threads} for training"
     broken = "Reinstall: python -m pip install --force-reinstall torch, then try: python -c 'import torch'"
     try:
         done = subprocess.run(
@@ -93,21 +97,21 @@ def check_device(config: ClientConfig, *, code: str = _LOOK, driver: Path = Path
             stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
-        seen = f"{cores}; torch did not start within {TORCH_LIMIT_S:g} s"
+        seen = f"{machine}; torch did not start within {TORCH_LIMIT_S:g} s"
         return Finding(
             "device", "warn", seen, "The machine is overloaded, or its GPU hangs: look at nvidia-smi.", "OF134"
         )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return Finding("device", "fail", f"{cores}; torch cannot be imported: {last:.200}", broken, "OF134")
+        return Finding("device", "fail", f"{machine}; torch cannot be imported: {last:.200}", broken, "OF134")
     gpus = json.loads(done.stdout.strip().splitlines()[-1])["gpus"]
     if not gpus and driver.exists():
-        seen = f"{cores}; an NVIDIA driver is there, but torch sees no GPU"
+        seen = f"{machine}; an NVIDIA driver is there, but torch sees no GPU"
         remedy = (
             "Check nvidia-smi, the container's GPU option, and that torch is a CUDA build; without it the CPU works."
         )
         return Finding("device", "warn", seen, remedy, "OF139")
-    return Finding("device", "ok", f"{cores}; {', '.join(gpus) or 'no GPU'}")
+    return Finding("device", "ok", f"{machine}; {', '.join(gpus) or 'no GPU'}")
 
 
 def check_memory(

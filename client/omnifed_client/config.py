@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from omnifed.config import Frozen, load_toml, parse
 from omnifed.errors import OmniFedError
+from omnifed_client.addresses import is_loopback, split_address
 
 PATHS = ("data", "state", "root_certificates", "checkpoints")
 """Keys that hold paths: relative ones in a file are relative to that file, on a command line to the working folder."""
@@ -106,28 +105,12 @@ class ClientConfig(Frozen):
     @property
     def worker_threads(self) -> int:
         """CPU threads for torch: ``threads``, or half of the cores that this process may use."""
-        return self.threads or max(1, len(os.sched_getaffinity(0)) // 2)
+        return self.threads or max(1, cores() // 2)
 
 
-def split_address(server: str) -> tuple[str, int]:
-    """Host and port of HOST:PORT; ("", 0) where it is none."""
-    try:
-        url = urlsplit(f"//{server}")
-        # Without this a whole URL or a path would pass: Flower would then ask for https://https://...
-        plain = url.netloc == server and "@" not in server
-        return (url.hostname or "", url.port or 0) if plain else ("", 0)
-    except ValueError:
-        return "", 0
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address stays on this machine; a name other than localhost is not looked up."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def cores() -> int:
+    """CPU cores that this process may use; a container may have fewer than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_state(site: str) -> Path:

@@ -1,22 +1,18 @@
-"""What can be wrong between this machine and the coordinator: name, reachability, proxy, TLS, clock."""
+"""What can be wrong between this machine and the coordinator: proxy, name, reachability, clock."""
 
 from __future__ import annotations
 
 import os
-import socket
 import ssl
-import time
-from typing import Any
 
-from omnifed_client.checks import Finding
+from omnifed_client.checks import Finding, unexamined
 from omnifed_client.config import ClientConfig
-from omnifed_client.reach import Probe, presented, probe, proxy_for, trust, unverified
+from omnifed_client.reach import Probe, probe, proxy_for, trust, unverified, words
+from omnifed_client.tls_checks import roots_finding, tls_finding
 
 CLOCK_WARN_S, CLOCK_AHEAD_S, CLOCK_BEHIND_S = 5.0, 60.0, 300.0
 """Flower's coordinator refuses a signed request that is more than 5 s ahead or 305 s behind, and a reply that is dated
 after the end of its task: the node then waits for ever, and nothing says why."""
-EXPIRY_WARN_DAYS = 30
-_HOSTNAME_MISMATCH, _IP_MISMATCH, _EXPIRED, _NOT_YET = 62, 64, 10, 9  # X509_V_ERR_* of OpenSSL
 
 
 def check_network(config: ClientConfig) -> list[Finding]:
@@ -26,7 +22,7 @@ def check_network(config: ClientConfig) -> list[Finding]:
         try:
             context = trust(config)
         except (OSError, ValueError) as error:
-            return [check_proxy(config), _bad_roots(config, error)]
+            return [check_proxy(config), roots_finding(config, error)]
     seen = probe(config, context)
     # A certificate that does not verify hides the clock, which is one of the reasons why it may not verify.
     behind = probe(config, unverified()) if seen.stage == "tls" else seen
@@ -37,12 +33,6 @@ def check_network(config: ClientConfig) -> list[Finding]:
         tls_finding(config, seen),
         clock_finding(behind),
     ]
-
-
-def _bad_roots(config: ClientConfig, error: Exception) -> Finding:
-    where = config.root_certificates or os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR") or ""
-    remedy = "Give the PEM file of the authority that signed the coordinator's certificate, in ASCII."
-    return Finding("tls", "fail", f"root certificates {where}: {_words(error)}", remedy, "OF137")
 
 
 def check_proxy(config: ClientConfig) -> Finding:
@@ -67,17 +57,17 @@ def name_finding(config: ClientConfig, seen: Probe) -> Finding:
     """Whether the first host on the way has an address."""
     host = seen.proxy.rpartition(":")[0] or config.host
     if seen.stage == "proxy":
-        return _unknown("name")
+        return unexamined("name")
     if seen.stage == "name":
         remedy = "Check the spelling in `server`, the resolver (/etc/resolv.conf), and whether a VPN must be up."
-        return Finding("name", "fail", f"{host} has no address: {_words(seen.error)}", remedy, "OF136")
+        return Finding("name", "fail", f"{host} has no address: {words(seen.error)}", remedy, "OF136")
     return Finding("name", "ok", f"{host} is {', '.join(seen.addresses)}")
 
 
 def reach_finding(config: ClientConfig, seen: Probe) -> Finding:
     """Whether the coordinator answers, and what stops it."""
     if seen.stage in ("proxy", "name"):
-        return _unknown("coordinator")
+        return unexamined("coordinator")
     if seen.stage in ("done", "tls"):
         return _answered(config, seen)
     why, remedy = _stopped(config, seen)
@@ -122,12 +112,12 @@ def _stopped(config: ClientConfig, seen: Probe) -> tuple[str, str]:
         return f"the proxy {seen.proxy} refuses the way: {error}", f"Ask for {config.server} to be allowed there."
     if seen.stage == "http":
         return (
-            f"{config.server} takes the connection, but gives no HTTP answer: {_words(error)}",
+            f"{config.server} takes the connection, but gives no HTTP answer: {words(error)}",
             "Plain HTTP met a TLS port: remove insecure."
             if config.insecure
             else "Something else listens there, or a proxy cuts it: check host and port.",
         )
-    return f"{first}: {_words(error)}", "Check cable, VPN and routing to that address."
+    return f"{first}: {words(error)}", "Check cable, VPN and routing to that address."
 
 
 def _login(seen: Probe) -> tuple[str, str]:
@@ -137,67 +127,10 @@ def _login(seen: Probe) -> tuple[str, str]:
     )
 
 
-def tls_finding(config: ClientConfig, seen: Probe) -> Finding:
-    """Whether the certificate verifies, for this address, for long enough."""
-    if config.insecure:
-        return Finding("tls", "ok", "off: plain HTTP to this machine")
-    if seen.stage == "tls" and seen.error is not None:
-        return _tls_failed(config, seen.error)
-    if not seen.certificate:
-        return _unknown("tls")
-    days = (ssl.cert_time_to_seconds(seen.certificate["notAfter"]) - time.time()) / 86400
-    names = ", ".join(certificate_names(seen.certificate))
-    what = f"verified for {config.host} (certificate of {names}), {days:.0f} days left"
-    if days < EXPIRY_WARN_DAYS:
-        return Finding("tls", "warn", what, "Ask the coordinator's operator to renew the certificate in time.", "OF137")
-    return Finding("tls", "ok", what)
-
-
-def _tls_failed(config: ClientConfig, error: Exception) -> Finding:
-    if not isinstance(error, ssl.SSLCertVerificationError):
-        why, remedy = (
-            f"no TLS at {config.server}: {_words(error)}",
-            "Check the port: TLS was asked, another protocol spoke.",
-        )
-        if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-            remedy = "The port speaks plain HTTP: start the coordinator with its certificate, or correct the port."
-        return Finding("tls", "fail", why, remedy, "OF137")
-    shown = presented(config)
-    names = ", ".join(certificate_names(shown)) or "not readable"
-    if error.verify_code in (_HOSTNAME_MISMATCH, _IP_MISMATCH):
-        why = f"the certificate is for {names}; the address tried is {config.host}"
-        remedy = "Set `server` to one of these names, or have the certificate issued for this address too."
-    elif error.verify_code == _EXPIRED:
-        why, remedy = (
-            "the certificate has expired",
-            "Ask the coordinator's operator for a new one; check the clock here.",
-        )
-    elif error.verify_code == _NOT_YET:
-        why, remedy = "the certificate is not valid yet", "Set the clock of this machine (see clock)."
-    else:
-        why = f"the certificate of {names}, issued by {_issuer(shown)}, is not trusted: {error.verify_message}"
-        remedy = "Set root_certificates to the PEM file of the coordinator's authority (or of a proxy that opens TLS)."
-    return Finding("tls", "fail", why, remedy, "OF137")
-
-
-def certificate_names(certificate: dict[str, Any]) -> list[str]:
-    """DNS names and addresses that a certificate is for; its common name where it has none."""
-    names = [str(value) for kind, value in certificate.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
-    return names or _common_name(certificate.get("subject", ()))
-
-
-def _common_name(name: Any) -> list[str]:
-    return [str(value) for part in name for key, value in part if key == "commonName"]
-
-
-def _issuer(certificate: dict[str, Any]) -> str:
-    return ", ".join(_common_name(certificate.get("issuer", ()))) or "an unknown authority"
-
-
 def clock_finding(seen: Probe) -> Finding:
     """Whether this machine's clock agrees with the coordinator's."""
     if seen.ahead_s is None:
-        return _unknown("clock")
+        return unexamined("clock")
     ahead = seen.ahead_s
     what = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the coordinator"
     remedy = "Switch on time synchronisation, for example: timedatectl set-ntp true (or chrony), and try again."
@@ -206,13 +139,3 @@ def clock_finding(seen: Probe) -> Finding:
     if abs(ahead) > CLOCK_WARN_S:
         return Finding("clock", "warn", what, remedy, "OF135")
     return Finding("clock", "ok", what)
-
-
-def _unknown(name: str) -> Finding:
-    return Finding(name, "warn", "not examined: the way ends before", "Resolve the findings above first.", "OF142")
-
-
-def _words(error: Exception | None) -> str:
-    if isinstance(error, (TimeoutError, socket.timeout)):
-        return "time-out"
-    return str(getattr(error, "strerror", None) or error or type(error).__name__)

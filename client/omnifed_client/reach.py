@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from omnifed_client.config import ClientConfig, is_loopback
+from omnifed_client.addresses import is_loopback
+from omnifed_client.config import ClientConfig
 
 TIMEOUT_S = 4.0
 """For each step: an answer that takes longer is no base for a federation either."""
@@ -192,3 +193,10 @@ def presented(config: ClientConfig) -> dict[str, Any]:
     except (OSError, http.client.HTTPException, ValueError):
         return {}
     return probe(config, context).certificate
+
+
+def words(error: Exception | None) -> str:
+    """What an operator reads of an error: no class names, no error numbers."""
+    if isinstance(error, TimeoutError):
+        return "time-out"
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)
