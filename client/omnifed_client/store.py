@@ -48,6 +48,10 @@ class SiteStore:
         digest = hashlib.sha256(task.model_dump_json().encode()).hexdigest()[:24]
         return self.folder / "replies" / task.arm / f"{task.kind}-{digest}.safetensors"
 
+    def is_finished(self, task: Task) -> bool:
+        """Whether exactly this task was finished before."""
+        return self._reply(task).is_file()
+
     def finished(self, task: Task) -> tuple[Reply, State] | None:
         """The stored reply to exactly this task, if it was finished before."""
         path = self._reply(task)

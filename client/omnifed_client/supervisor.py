@@ -1,0 +1,192 @@
+"""Keeps a site's three programs alive: the worker, Flower's SuperNode, and the SuperExec that links the two."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from omnifed.errors import OmniFedError
+from omnifed.files import write_atomic
+from omnifed.processes import Child, alone, flower, flower_env, free_port, listens
+from omnifed.tail import Tail
+from omnifed_client.config import ClientConfig
+
+SILENCE_S = 90.0
+"""A node without an answer for three heartbeats, while the coordinator is there, is a zombie."""
+PLAIN_AFTER = 3
+"""Quick ends of the forking SuperExec after which Flower's own way to start an application is used."""
+POLL_S = 0.5
+
+
+class Site:
+    """A running client.
+
+    Args:
+        config: of the site.
+        say: prints one line for the user.
+        once: leave after one task.
+    """
+
+    def __init__(self, config: ClientConfig, say: Callable[[str], None], *, once: bool = False) -> None:
+        self.config, self.say, self.once = config, say, once
+        self.warm = config.warm
+        self.connected: bool | None = None
+        self._node_since = 0.0
+
+    def run(self, tick: Callable[[Site], None] = lambda site: None) -> int:
+        """Runs until it is stopped, or once.
+
+        Args:
+            tick: called twice a second: the live view.
+
+        Returns:
+            Exit status: 0.
+
+        Raises:
+            OmniFedError: OF552 if the site's client runs already; what is wrong with the data.
+        """
+        state = self.config.state
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with alone(state / "client.lock", f"the client of {self.config.site}"):
+            # Sockets have short names only, so not below the state folder.
+            runtime = Path(tempfile.mkdtemp(prefix="omnifed-"))
+            try:
+                self._prepare(runtime)
+                self._make(runtime)
+                return self._loop(tick)
+            finally:
+                for child in reversed(self.children):
+                    child.stop()
+                shutil.rmtree(runtime, ignore_errors=True)
+
+    children: tuple[Child, ...] = ()
+
+    def _prepare(self, runtime: Path) -> None:
+        """Decodes what is new among the images, in a process whose memory is given back."""
+        file = runtime / "config.json"
+        write_atomic(file, self.config.model_dump_json().encode(), mode=0o600)
+        status = subprocess.run([sys.executable, "-m", "omnifed_client.worker", str(file)]).returncode
+        if status:
+            raise OmniFedError(
+                "OF551",
+                "A site's data must be readable before it joins.",
+                seen="the lines above" if status == 2 else f"the preparation ended with status {status}",
+                remedy="Do what they say, then run: omnifed check DATA, and omnifed-client doctor.",
+            )
+
+    def _make(self, runtime: Path) -> None:
+        config, logs = self.config, self.config.state / "logs"
+        self.socket, self.node_status = runtime / "worker.sock", runtime / "node.json"
+        secret = runtime / "secret"
+        write_atomic(secret, secrets.token_bytes(32), mode=0o600)
+        threads = str(config.worker_threads)
+        work = [sys.executable, "-m", "omnifed_client.worker", str(runtime / "config.json"), str(self.socket)]
+        env = flower_env(config.state / "flower") | {
+            "OMNIFED_WORKER": str(self.socket),
+            "OMNIFED_NODE_STATUS": str(self.node_status),
+        }
+        port = config.node_port or free_port()
+        trust = ["--root-certificates", config.root_certificates] if config.root_certificates else []
+        node = [
+            *("--superlink", config.server, "--host", "127.0.0.1", "--port", str(port)),
+            *("--node-config", f'site="{config.site}"', *(["--insecure"] if config.insecure else trust)),
+        ]
+        apart = ["--isolation", "process", "--superexec-auth-secret-file", str(secret)] if self.warm else []
+        self.worker = Child("worker", work, logs / "worker.log", env={"OMP_NUM_THREADS": threads})
+        self.node = Child("node", flower("supernode", *node, *apart), logs / "node.log", env=env)
+        self.children = (self.worker, self.node)
+        if self.warm:
+            execute = flower(
+                *("superexec", "--runtime-api-address", f"127.0.0.1:{port}", "--app", "omnifed_client.app:app"),
+                *("--superexec-auth-secret-file", str(secret)),
+            )
+            self.exec = Child("exec", execute, logs / "exec.log", env=env)
+            self.children = (self.worker, self.node, self.exec)
+        self._runtime, self._port = runtime, port
+
+    def _loop(self, tick: Callable[[Site], None]) -> int:
+        tasks = Tail(self.config.state / "events.jsonl")
+        tasks.read()
+        worked = False
+        self._start()
+        while True:
+            for child in self.children:
+                status = child.keep_alive()
+                if status is not None:
+                    self._ended(child, status)
+            self._watch_node()
+            tick(self)
+            if self.once:
+                ended = [e for e in tasks.read() if e.get("state") in ("finished", "again", "failed")]
+                worked = worked or bool(ended)
+                if worked and self._status().get("delivered", 0) > 0:
+                    self.say("the task is done and its reply delivered")
+                    return 0
+            time.sleep(POLL_S)
+
+    def _start(self) -> None:
+        if self.config.node_port and listens("127.0.0.1", self.config.node_port):
+            raise OmniFedError(
+                "OF553",
+                "The local port of a site's node must be free.",
+                seen=str(self.config.node_port),
+                remedy="Choose another node_port, or 0 for any free one.",
+            )
+        for child in self.children:
+            child.start()
+        self._node_since = time.time()
+
+    def _ended(self, child: Child, status: int) -> None:
+        cause = f"signal {-status}" if status < 0 else f"status {status}"
+        if child is self.node:
+            self.connected = False
+            self._node_since = time.time()
+            self.say(f"the connection ended ({cause}); connecting again")
+        else:
+            self.say(f"the {child.name} process ended ({cause}); it is started again, see {child.log}")
+        if self.warm and child is self.exec and child.quick_ends >= PLAIN_AFTER:
+            self.say("warm tasks do not work with this Flower: falling back to a new process for each")
+            for other in self.children:
+                other.stop()
+            self.warm = False
+            self._make(self._runtime)
+            self._start()
+
+    def _watch_node(self) -> None:
+        """Tells when the coordinator comes and goes, and restarts a node that no longer hears it."""
+        contact = float(self._status().get("contact", 0.0))
+        connected = contact > self._node_since and time.time() - contact < SILENCE_S
+        if connected != self.connected and (connected or self.connected is not None):
+            self.say(f"connected to {self.config.server}" if connected else f"no answer from {self.config.server}")
+            self.connected = connected
+        if self.node.poll() is None and time.time() - max(contact, self._node_since) > SILENCE_S:
+            self._node_since = time.time()
+            if healthy(self.config):
+                self.say("the coordinator is there, but the node does not hear it: it is started again")
+                self.node.stop()
+
+    def _status(self) -> dict[str, float]:
+        try:
+            return dict(json.loads(self.node_status.read_text()))
+        except (OSError, ValueError):
+            return {}
+
+
+def healthy(config: ClientConfig) -> bool:
+    """Whether the coordinator answers ``GET /health``."""
+    import ssl
+
+    try:
+        context = ssl.create_default_context(cafile=config.root_certificates or None) if not config.insecure else None
+        with urllib.request.urlopen(f"{config.scheme}://{config.server}/health", timeout=5, context=context) as answer:
+            return bool(answer.status == 200)
+    except (OSError, ValueError):
+        return False

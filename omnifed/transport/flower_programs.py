@@ -1,0 +1,223 @@
+"""Flower's long-running programs, as this framework runs them.
+
+``python -m omnifed.transport.flower_programs superlink|supernode|superexec ...`` are Flower's own commands with what
+their users miss: they end with the program that started them, a SuperNode that has lost its SuperLink ends instead of
+staying as a zombie with a healthy port, and a SuperExec starts no new Python for each message. With ``flower_compat``
+this is the only file that knows Flower's internals; its test notices when they change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omnifed.transport import flower_compat as flower_compat
+
+STATUS = "OMNIFED_NODE_STATUS"
+"""Environment variable: file in which a SuperNode notes its last contact and what it delivered."""
+IDLE_S = 1.0
+"""Longest sleep of an idle SuperNode. Flower's 3 s is most of the time between two rounds on a quick network."""
+ENDED = 70
+"""Exit status of a program that returned although it should run for ever."""
+
+
+def superlink() -> None:
+    """``flower-superlink``."""
+    from flwr.superlink.cli.flower_superlink import flower_superlink
+
+    _end_with_parent()
+    flower_superlink()
+
+
+def supernode() -> None:
+    """``flower-supernode``."""
+    from flwr.supernode import start_client_internal as node
+    from flwr.supernode.cli.flower_supernode import flower_supernode
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+
+    _end_with_parent()
+    status = _NodeStatus(Path(os.environ[STATUS])) if STATUS in os.environ else None
+    node.time = _QuickTime()  # type: ignore[assignment]
+    if status:
+        for name in ("PullMessages", "SendNodeHeartbeat"):
+            setattr(FleetHttpClient, name, status.watch(getattr(FleetHttpClient, name)))
+        node._push_messages = status.count(node._push_messages)
+    flower_supernode()
+
+
+def superexec() -> None:
+    """``flower-superexec`` with :class:`ForkExecutor`."""
+    parser = argparse.ArgumentParser("superexec")
+    parser.add_argument("--runtime-api-address", required=True)
+    parser.add_argument("--superexec-auth-secret-file", type=Path, required=True)
+    parser.add_argument("--app", required=True, help="module:attribute of the ClientApp, which is all that ever runs")
+    options = parser.parse_args()
+    os.environ.setdefault("FLWR_SUPEREXEC_TASK_POLL_INTERVAL", "0.25")
+    from flwr.supercore.superexec import run_superexec as module
+    from flwr.supernode.runtime import run_clientapp as worker
+
+    name, _, attribute = options.app.partition(":")
+    app = getattr(importlib.import_module(name), attribute)
+    # What a coordinator ships is neither unpacked nor imported: a hospital runs its own installed code.
+    worker.install_from_fab = lambda *args, **kwargs: Path()
+    worker.get_load_client_app_fn = lambda **kwargs: lambda *args: app
+    executor = ForkExecutor(worker.run_clientapp, os.getppid())
+    module.get_executor = lambda *args, **kwargs: executor
+    # No parent monitor here: it is a thread, and this process forks. The executor watches the parent instead.
+    secret = options.superexec_auth_secret_file.read_bytes()
+    module.run_superexec(options.runtime_api_address, insecure=True, superexec_auth_secret=secret)
+
+
+class ForkExecutor:
+    """Flower's ``Executor``: forks a process that has everything imported, instead of starting a new Python a message.
+
+    Args:
+        work: Flower's ``run_clientapp``.
+        parent: process id without which this one ends.
+    """
+
+    def __init__(self, work: Callable[..., None], parent: int) -> None:
+        self.work, self.parent, self.pid = work, parent, os.getpid()
+        self.children: set[int] = set()
+
+    def get_eligible_capacity(
+        self, supported_task_types: set[Any], *, insecure: bool = False, root_certificates_path: str | None = None
+    ) -> tuple[set[Any], set[str]]:
+        """ClientApps, one after the other as the SuperNode hands them out."""
+        return {kind for kind in supported_task_types if kind == "flwr-clientapp"}, set()
+
+    def wait_for_capacity(self, task_type: Any = None, **about: Any) -> None:
+        """There is always room."""
+
+    def launch(self, spec: Any) -> Any:
+        """Forks one worker."""
+        from flwr.supercore.superexec.executor import LaunchResult
+
+        pid = os.fork()
+        if pid:
+            self.children.add(pid)
+            return LaunchResult.accepted()
+        status = 1
+        try:
+            _forget_handlers()
+            self.work(spec.runtime_api_address, spec.token, insecure=spec.insecure, parent_pid=os.getppid())
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 0
+        except BaseException as error:  # this process must end here whatever happened: it is a copy of the SuperExec
+            print(f"clientapp: {type(error).__name__}", file=sys.stderr)
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+
+    def reconcile(self) -> None:
+        """Reaps finished workers; ends with the parent."""
+        for pid in list(self.children):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                self.children.discard(pid)
+        if os.getppid() != self.parent:
+            self.close()
+            os._exit(0)
+
+    def close(self) -> None:
+        """Ends the workers."""
+        if os.getpid() != self.pid:
+            return
+        for pid in self.children:
+            os.kill(pid, signal.SIGTERM)
+
+
+class _QuickTime:
+    """The ``time`` module with a shorter longest sleep."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        """At most :data:`IDLE_S`."""
+        time.sleep(min(seconds, IDLE_S))
+
+
+class _NodeStatus:
+    """What a supervisor cannot see from outside: when the SuperLink answered last, and what was delivered."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.contact, self.delivered, self.lost = path, 0.0, 0, 0
+
+    def watch(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Notes the time of each answer."""
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            result = call(*args, **kwargs)
+            self.contact = time.time()
+            self._write()
+            return result
+
+        return watched
+
+    def count(self, push: Callable[..., None]) -> Callable[..., None]:
+        """Counts replies to tasks (not to greetings) that have reached the SuperLink, and those that were dropped."""
+
+        def counted(*, send: Callable[..., Any], push_object: Callable[..., Any], **stores: Any) -> None:
+            kinds: list[str] = []
+            failed: list[BaseException] = []
+
+            def noting(step: Callable[..., Any]) -> Callable[..., Any]:
+                def noted(*args: Any) -> Any:
+                    if step is send:
+                        kinds.append(args[0].metadata.message_type)
+                    try:
+                        return step(*args)
+                    except BaseException as error:
+                        failed.append(error)
+                        raise
+
+                return noted
+
+            push(send=noting(send), push_object=noting(push_object), **stores)
+            if any(kind != "query.hello" for kind in kinds):
+                self.delivered, self.lost = self.delivered + (not failed), self.lost + bool(failed)
+                self._write()
+
+        return counted
+
+    def _write(self) -> None:
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps({"contact": self.contact, "delivered": self.delivered, "lost": self.lost}))
+        part.replace(self.path)
+
+
+def _end_with_parent() -> None:
+    from flwr.supercore.app_utils import start_parent_process_monitor
+
+    start_parent_process_monitor(os.getppid())
+
+
+def _forget_handlers() -> None:
+    """A fork must not run what its parent does when it ends."""
+    from flwr.supercore.exit import exit_handler
+
+    exit_handler.registered_exit_handlers.clear()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def main() -> None:
+    """Runs the program that the first argument names."""
+    program = sys.argv.pop(1)
+    {"superlink": superlink, "supernode": supernode, "superexec": superexec}[program]()
+    # A SuperNode whose SuperLink no longer knows it returns from its loop; its web server's thread would live on.
+    sys.stdout.flush()
+    os._exit(ENDED)
+
+
+if __name__ == "__main__":
+    main()

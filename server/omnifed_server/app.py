@@ -1,0 +1,47 @@
+"""The coordinator's Flower application: runs the campaign of the folder that its supervisor names."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+from omnifed.errors import OmniFedError
+from omnifed.events import EventLog
+from omnifed.files import write_json
+from omnifed.transport.apps import server_app
+from omnifed.transport.flower_compat import Grid
+from omnifed.transport.patience import DEPLOYED, Pace
+from omnifed.transport.pool import TaskPool
+from omnifed_server.app_files import CONFIG, EVENTS, OUTCOME, PROCESS, RUN
+from omnifed_server.federation_file import FederationConfig
+
+
+def main(grid: Grid) -> None:
+    """Runs the campaign from where its folder stands; how it ended is in ``outcome.json``."""
+    from omnifed_server.campaign import run_campaign
+
+    folder = Path(os.environ[RUN])
+    write_json(folder / PROCESS, {"pid": os.getpid()})
+    config = FederationConfig.model_validate_json((folder / CONFIG).read_bytes())
+    events = EventLog(folder / EVENTS)
+    pool = TaskPool(
+        grid,
+        patience=replace(DEPLOYED, wait_s=config.wait_s),
+        pace=Pace(),
+        on_site=lambda site, state, fields: events.add("site", {"site": site, "state": state, **fields}),
+    )
+    try:
+        run_campaign(pool, config, folder, events.add)
+        outcome = {"state": "finished", "code": "", "message": ""}
+    except OmniFedError as error:
+        outcome = {"state": "failed", "code": error.code, "message": str(error)}
+    except Exception as error:
+        # The supervisor sees no traceback of this process, and Flower's log would hold only the type.
+        traceback.print_exc()
+        outcome = {"state": "failed", "code": "", "message": f"{type(error).__name__}: {error}"}
+    write_json(folder / OUTCOME, outcome)
+
+
+app = server_app(main)

@@ -1,0 +1,12 @@
+"""Names that the coordinator's two processes share: the supervisor and Flower's application. Needs no Flower."""
+
+RUN = "OMNIFED_RUN"
+"""Environment variable: the campaign's folder."""
+CONFIG = "federation.json"
+"""What the campaign is asked to do, as the supervisor has read it."""
+PROCESS = "coordinator.json"
+"""Process id of the application."""
+OUTCOME = "outcome.json"
+"""How the application ended."""
+EVENTS = "events.jsonl"
+"""What happened."""

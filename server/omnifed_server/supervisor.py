@@ -1,0 +1,223 @@
+"""Keeps a campaign going: Flower's SuperLink, the application that it runs, and both again after a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omnifed.errors import OmniFedError
+from omnifed.files import write_atomic, write_json
+from omnifed.processes import Child, alone, flower, flower_env, listens
+from omnifed_server.app_files import CONFIG, OUTCOME, PROCESS, RUN
+from omnifed_server.federation_file import FederationConfig
+
+POLL_S = 0.5
+HEALTHY_S = 90.0
+"""Seconds that a SuperLink has to answer; it takes some three on an idle machine."""
+SUBMIT_S = 120.0
+MAX_CRASHES = 8
+"""Crashes in a row without a new event, after which the campaign is left to a person."""
+LINK = "coordinator"
+FINISHED, PAUSED, BROKEN = 0, 3, 4
+"""Exit statuses: the campaign is finished; it cannot go on without a person (too few sites, a full disk) and is kept;
+Flower cannot be kept running. 2 is bad input, 130 and 143 are Ctrl-C and SIGTERM."""
+
+APP = """[project]
+name = "omnifed-app"
+version = "{version}"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "omnifed"
+
+[tool.flwr.app.components]
+serverapp = "omnifed_server.app:app"
+clientapp = "omnifed_client.app:app"
+"""
+
+
+class Coordinator:
+    """A running coordinator.
+
+    Args:
+        config: the campaign.
+        folder: RUN.
+        say: prints one line for the user.
+    """
+
+    def __init__(self, config: FederationConfig, folder: Path, say: Callable[[str], None]) -> None:
+        self.config, self.folder, self.say = config, folder.resolve(), say
+        home = self.folder / "flower"
+        self.env = flower_env(home) | {RUN: str(self.folder), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+        address = ["--host", config.host, "--port", str(config.port)]
+        tls = (
+            ["--insecure"]
+            if config.insecure
+            else [
+                *("--ssl-certfile", config.certificate, "--ssl-keyfile", config.key),
+                *("--ssl-ca-certfile", config.root_certificates),
+            ]
+        )
+        command = flower("superlink", *address, *tls, "--disable-runtime-dependency-installation")
+        self.link = Child("superlink", command, self.folder / "logs" / "superlink.log", env=self.env)
+        self.submitted = 0.0
+
+    def run(self, tick: Callable[[], None] = lambda: None) -> int:
+        """Runs the campaign to its end.
+
+        Args:
+            tick: called twice a second: the live view.
+
+        Returns:
+            Exit status, see :data:`FINISHED`.
+
+        Raises:
+            OmniFedError: OF552 if a coordinator works in the folder already, OF554 if the port is taken, OF555 if
+                Flower cannot be kept running.
+        """
+        with alone(self.folder / "server.lock", "a coordinator"):
+            (self.folder / OUTCOME).unlink(missing_ok=True)
+            write_json(self.folder / CONFIG, self.config.model_dump(mode="json"))
+            self._write_flower()
+            self._check_port()
+            try:
+                return self._loop(tick)
+            finally:
+                self.link.stop()
+
+    def _loop(self, tick: Callable[[], None]) -> int:
+        crashes, size = 0, -1
+        while True:
+            if self.link.poll() is not None or not self.link.starts:
+                self._start_link()
+            self._submit()
+            while True:
+                tick()
+                outcome = self._read(OUTCOME)
+                if outcome:
+                    tick()
+                    return self._end(outcome)
+                cause = self._crash()
+                if cause:
+                    break
+                time.sleep(POLL_S)
+            now = _size(self.folder / "events.jsonl")
+            crashes, size = (crashes + 1 if now == size else 1), now
+            if crashes > MAX_CRASHES:
+                raise _broken(f"{cause}, {crashes} times without progress", self.link)
+            self.say(f"{cause}; the campaign is taken up again")
+            time.sleep(min(30.0, 2.0 ** (crashes - 1)))
+
+    def _crash(self) -> str:
+        """What has ended that should run; "" if nothing has."""
+        status = self.link.poll()
+        if status is not None:
+            return f"the SuperLink ended with status {status}"
+        process = self._read(PROCESS)
+        if process:
+            return "" if _alive(int(process["pid"])) else "the coordinator's process ended"
+        return "the coordinator's process did not start" if time.monotonic() - self.submitted > SUBMIT_S else ""
+
+    def _start_link(self) -> None:
+        self.link.start()
+        until = time.monotonic() + HEALTHY_S
+        while time.monotonic() < until:
+            if self.link.poll() is not None:
+                break
+            if self._healthy():
+                return
+            time.sleep(0.2)
+        cause = "it ended" if self.link.poll() is not None else f"it did not answer within {HEALTHY_S:.0f} s"
+        self.link.stop()
+        raise _broken(f"the SuperLink could not be started: {cause}", self.link)
+
+    def _submit(self) -> None:
+        """Hands Flower the application, a few lines that only point at the installed package."""
+        (self.folder / PROCESS).unlink(missing_ok=True)
+        command = ["flwr", "run", str(self.folder / "app"), LINK, "--format", "json"]
+        env = os.environ | self.env
+        result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=SUBMIT_S)
+        self.submitted = time.monotonic()
+        if result.returncode:
+            self.say(
+                f"flwr run ended with status {result.returncode}: {(result.stderr or result.stdout).strip()[-400:]}"
+            )
+            self.submitted -= SUBMIT_S
+
+    def _write_flower(self) -> None:
+        import omnifed
+
+        scheme = "insecure = true" if self.config.insecure else f'root-certificates = "{self.config.root_certificates}"'
+        connection = f'[superlink]\ndefault = "{LINK}"\n\n[superlink.{LINK}]\naddress = "{self._address()}"\n{scheme}\n'
+        write_atomic(self.folder / "flower" / "config.toml", connection.encode())
+        write_atomic(self.folder / "app" / "pyproject.toml", APP.format(version=omnifed.__version__).encode())
+
+    def _address(self) -> str:
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.config.host, self.config.host)
+        return f"{host}:{self.config.port}"
+
+    def _healthy(self) -> bool:
+        import ssl
+
+        scheme = "http" if self.config.insecure else "https"
+        context = None if self.config.insecure else ssl.create_default_context(cafile=self.config.root_certificates)
+        try:
+            with urllib.request.urlopen(f"{scheme}://{self._address()}/health", timeout=2, context=context) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def _check_port(self) -> None:
+        if listens(self._address().rpartition(":")[0].strip("[]"), self.config.port):
+            raise OmniFedError(
+                "OF554",
+                "The coordinator's port must be free.",
+                seen=f"{self.config.host}:{self.config.port} is taken",
+                remedy="Stop the program that listens there, or choose another port in the federation's file.",
+            )
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self.folder / name).read_bytes()))
+        except (OSError, ValueError):
+            return {}
+
+    def _end(self, outcome: dict[str, Any]) -> int:
+        if outcome["state"] == "finished":
+            return FINISHED
+        self.say(str(outcome["message"]))
+        return PAUSED
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return not _zombie(pid)
+
+
+def _zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (OSError, IndexError):
+        return False
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _broken(cause: str, link: Child) -> OmniFedError:
+    return OmniFedError(
+        "OF555",
+        "Flower's SuperLink and the coordinator's application must keep running.",
+        seen=f"{cause}\n{link.tail()}",
+        remedy=f"See {link.log}; then run the same command again: what is finished is kept.",
+    )
