@@ -11,9 +11,11 @@ from omnifed.data.prepare import SiteData
 from omnifed.data.prepared import Prepared
 from omnifed.data.site import IGNORE, Normalisation, SiteConfig
 from omnifed.federation.tasks import EvaluateReply, EvaluateTask, FailedReply, FitReply, FitTask, HelloReply, HelloTask
+from omnifed.federation.wire import decode, encode, is_coded
 from omnifed.models.registry import build_student
 from omnifed.models.spec import StudentSpec
 from omnifed.models.weights import to_state
+from omnifed.states import State, strip_prefix
 from omnifed.training.spec import TrainSpec
 from omnifed_client.executor import SiteExecutor
 from omnifed_client.gate import not_worse
@@ -194,3 +196,85 @@ def test_not_worse_means_within_a_standard_error() -> None:
     assert not_worse(old + np.array([0.1, -0.11, 0.1, -0.11]), old)  # mean -0.005, standard error 0.061
     assert not not_worse(old - 0.01, old)  # every case is worse
     assert not_worse(np.array([]), np.array([]))
+
+
+def two_coded_rounds(site: SiteExecutor, start: State) -> tuple[State, State, State]:
+    """What the site holds in round 1, and its two uploads as the coordinator decodes them."""
+    down = encode(start, "int8-delta")
+    _, up = site.execute(fit_task(0, wire="int8-delta", base=-1), down.arrays)
+    first = decode(up, "int8-delta", base=down.held)
+    change = encode({k: v + np.float32(0.01) if is_coded(v) else v for k, v in first.items()}, "int8-delta",
+                    base=down.held)  # fmt: skip
+    _, up = site.execute(fit_task(1, wire="int8-delta", base=0), change.arrays)
+    return change.held, first, decode(up, "int8-delta", base=change.held)
+
+
+def test_uploads_travel_as_steps_from_what_the_site_holds(data: SiteData, tmp_path: Path) -> None:
+    site, store = SiteExecutor(data, tmp_path), SiteStore(tmp_path)
+    start = to_state(build_student(STUDENT, SITE.spec, seed=9))
+    held, first, second = two_coded_rounds(site, start)
+    kept = [store.load_round("a", round_) for round_ in (0, 1)]
+    assert kept[0] is not None
+    assert kept[1] is not None
+    own, lost = [strip_prefix("model", k[0]) for k in kept], [strip_prefix("lost", k[0]) for k in kept]
+    for key, value in first.items():
+        if not is_coded(value):
+            assert np.array_equal(own[0][key], value)
+            continue
+        assert np.allclose(own[0][key], value + lost[0][key], atol=1e-6)
+        # What the first upload lost went with the second one.
+        assert np.allclose(own[1][key] + lost[0][key], second[key] + lost[1][key], atol=1e-6)
+        step = np.abs(own[1][key] + lost[0][key] - held[key]).max() / 127
+        assert np.abs(lost[1][key]).max() <= 0.501 * step + 1e-7
+    mine = store.load_held("a", 1)
+    assert mine is not None
+    assert all(mine[key].tobytes() == value.tobytes() for key, value in held.items())
+
+
+def test_a_coded_round_repeated_after_a_crash_gives_the_same_bits(data: SiteData, tmp_path: Path) -> None:
+    site = SiteExecutor(data, tmp_path)
+    start = to_state(build_student(STUDENT, SITE.spec, seed=9))
+    _, _, once = two_coded_rounds(site, start)
+    for path in (tmp_path / "replies" / "a").glob("*"):
+        path.unlink()
+    (tmp_path / "arms" / "a" / "held-0001.safetensors").unlink()
+    # Only round 1 may be asked again: round 0 is over, and its answer was given.
+    down = encode(start, "int8-delta")
+    first = decode(SiteExecutor(data, tmp_path / "other").execute(
+        fit_task(0, wire="int8-delta", base=-1), down.arrays)[1], "int8-delta", base=down.held)  # fmt: skip
+    change = encode({k: v + np.float32(0.01) if is_coded(v) else v for k, v in first.items()}, "int8-delta",
+                    base=down.held)  # fmt: skip
+    _, up = site.execute(fit_task(1, wire="int8-delta", base=0), change.arrays)
+    twice = decode(up, "int8-delta", base=change.held)
+    assert all(once[key].tobytes() == value.tobytes() for key, value in twice.items())
+    # The same weights sent as a whole lead to the same answer.
+    for path in (tmp_path / "replies" / "a").glob("*"):
+        path.unlink()
+    _, up = site.execute(fit_task(1, wire="int8-delta"), change.held)
+    whole = decode(up, "int8-delta", base=change.held)
+    assert all(once[key].tobytes() == value.tobytes() for key, value in whole.items())
+
+
+def test_a_site_without_its_copy_says_so(data: SiteData, tmp_path: Path) -> None:
+    site = SiteExecutor(data, tmp_path)
+    start = to_state(build_student(STUDENT, SITE.spec, seed=9))
+    task = fit_task(1, wire="int8-delta", base=0)
+    reply, up = site.execute(task, encode(start, "int8-delta").arrays)
+    assert (reply.code, up) == ("OF524", {})  # type: ignore[union-attr]
+    (tmp_path / "arms" / "a").mkdir(parents=True)
+    (tmp_path / "arms" / "a" / "held-0000.safetensors").write_bytes(b"damaged")
+    assert site.execute(task, {})[0].code == "OF524"  # type: ignore[union-attr]
+    reply, _ = site.execute(task.model_copy(update={"base": None}), start)
+    assert isinstance(reply, FitReply)
+
+
+def test_half_precision_both_ways(data: SiteData, tmp_path: Path) -> None:
+    start = to_state(build_student(STUDENT, SITE.spec, seed=9))
+    down = encode(start, "bf16")
+    reply, up = SiteExecutor(data, tmp_path).execute(fit_task(0, wire="bf16"), down.arrays)
+    assert isinstance(reply, FitReply)
+    own = SiteStore(tmp_path).last_model("a")
+    for key, value in decode(up, "bf16").items():
+        assert np.allclose(own[key], value, rtol=2**-8)
+    assert sum(v.nbytes for v in up.values()) < 0.52 * sum(v.nbytes for v in own.values())
+    assert not list((tmp_path / "arms" / "a").glob("held-*"))

@@ -14,15 +14,19 @@ import toy_sites
 from omnifed.distill.spec import DistillSpec
 from omnifed.errors import OmniFedError
 from omnifed.federation.aggregation import weight
+from omnifed.federation.tasks import FailedReply, FitReply, HelloTask
+from omnifed.federation.wire import SCALES
 from omnifed.models.scaling import architecture_key
 from omnifed.models.slices import slice_map, state_shapes, take
 from omnifed.models.spec import StudentSpec
-from omnifed.states import read_state
+from omnifed.states import add_prefix, read_state, strip_prefix
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
 from omnifed.transport.apps import client_app
 from omnifed.transport.inprocess import InProcessGrid
 from omnifed.transport.pool import TaskPool
+from omnifed_client.store import SiteStore
+from omnifed_client.travel import arrived, leaving
 from omnifed_server.rounds import ArmConfig, ArmResult, run_arm
 
 SMALL = StudentSpec(alpha=0.6, beta=0.5)
@@ -45,6 +49,48 @@ def run(folder: Path, faults=None, events=None, **values) -> ArmResult:
     note = (lambda name, fields: events.append((name, fields))) if events is not None else (lambda name, fields: None)
     settings = config(**values)
     return run_arm(pool(toy_sites.drifts(faults), settings.sites), settings, folder, on_event=note)
+
+
+class Wired(toy_sites.Drift):
+    """Drift behind the site's real end of the wire, its state on disk."""
+
+    def __init__(self, site: str, folder: Path, forgets: int = -1, absent: int = -1, doubles: bool = False) -> None:
+        super().__init__(site)
+        self.folder, self.store = folder / site, SiteStore(folder / site)
+        self.forgets, self.absent, self.doubles = forgets, absent, doubles
+        self.seen: list[tuple[int, int | None]] = []
+
+    def execute(self, task, state):
+        if isinstance(task, HelloTask):
+            return super().execute(task, state)
+        self.seen.append((task.round, task.base))
+        if task.round == self.absent:
+            raise ValueError("absent")
+        if task.round == self.forgets:
+            for path in self.folder.rglob("held-*"):
+                path.unlink()
+        done = self.store.finished(task)
+        if done:
+            return done
+        try:
+            held = arrived(task, state, self.store)
+        except OmniFedError as error:
+            return FailedReply(id=task.id, site=self.site, code=error.code, rule=error.rule), {}
+        reply, upload = super().execute(task, held)
+        last = self.store.last_round(task.arm, before=task.round)
+        own = self.store.load_round(task.arm, last)[0] if last is not None else {}
+        sent = leaving(task, upload, held, strip_prefix("lost", own))
+        none = {"adopted_round": -1, "previous_adopted_round": -1}
+        self.store.save_round(task.arm, task.round, add_prefix("lost", sent.lost), none)
+        self.store.finish(task, reply, sent.arrays)
+        return reply, sent.arrays
+
+
+def run_wired(folder: Path, events=None, special=None, **values) -> tuple[ArmResult, dict[str, Wired]]:
+    settings = config(**values)
+    sites = {site: Wired(site, folder / "sites", **(special or {}).get(site, {})) for site in settings.sites}
+    note = (lambda name, fields: events.append((name, fields))) if events is not None else (lambda name, fields: None)
+    return run_arm(pool(sites.__getitem__, settings.sites), settings, folder / "arm", on_event=note), sites
 
 
 def final(result: ArmResult) -> dict[str, np.ndarray]:
@@ -249,7 +295,159 @@ def test_a_round_whose_state_was_deleted_is_repeated(tmp_path):
     assert {fields["round"] for _, fields in events} == {1}
 
 
-def killed_run(folder: Path, point: int) -> bool:
+@pytest.mark.parametrize(("wire", "most"), [("bf16", 0.52), ("int8-delta", 0.30)])
+def test_bytes_shrink_in_both_directions_and_the_mean_stays(tmp_path, wire, most):
+    plain, _ = run_wired(tmp_path / "plain", rounds=3)
+    short, sites = run_wired(tmp_path / "short", rounds=3, wire=wire)
+    assert short.bytes_up <= most * plain.bytes_up
+    assert short.bytes_down <= most * plain.bytes_down
+    one, other = final(plain), final(short)
+    assert one.keys() == other.keys()
+    for key, value in one.items():  # sites drift by N(0, 1) a round
+        np.testing.assert_allclose(value, other[key], atol=0.05)
+    assert [base for _, base in sites["a"].seen] == ([None] * 3 if wire == "bf16" else [-1, 0, 1])
+
+
+def test_without_a_wire_nothing_changes(tmp_path, healthy):
+    assert_same(final(run_wired(tmp_path, rounds=1)[0]), healthy)
+
+
+@pytest.mark.parametrize("student", [SMALL, {"a": StudentSpec(alpha=0.6, beta=0.8), "b": SMALL, "c": SMALL}])
+def test_both_ends_hold_the_same_bits(tmp_path, student):
+    settings = config(student=student, rounds=3, wire="int8-delta")
+    _, sites = run_wired(tmp_path, student=student, rounds=3, wire="int8-delta")
+    for round_ in (1, 2):
+        held = read_state(tmp_path / "arm" / f"held-{round_:04d}.safetensors")[0]
+        for name, site in sites.items():
+            own = settings.student_of(name)
+            part = held if own == settings.largest else take(held, slice_map(settings.largest, own, settings.spec))
+            assert_same(site.store.load_held("fedbn", round_), part)
+            assert [base for _, base in site.seen] == [-1, 0, 1]
+    assert not (tmp_path / "arm" / "held-0000.safetensors").exists()
+
+
+def test_students_of_unlike_size_with_a_wire_end_near_those_without(tmp_path):
+    student = {"a": StudentSpec(alpha=0.6, beta=0.8), "b": SMALL, "c": SMALL}
+    plain = final(run_wired(tmp_path / "plain", student=student)[0])
+    for name in ("bf16", "int8-delta"):
+        short = final(run_wired(tmp_path / name, student=student, wire=name)[0])
+        for key, value in plain.items():
+            np.testing.assert_allclose(value, short[key], atol=0.05)
+
+
+def test_a_site_that_lost_its_copy_gets_the_whole_in_the_same_round(tmp_path):
+    expected, _ = run_wired(tmp_path / "healthy", rounds=3, wire="int8-delta")
+    events = []
+    got, sites = run_wired(tmp_path / "lost", events, {"b": {"forgets": 1}}, rounds=3, wire="int8-delta")
+    assert_same(final(got), final(expected))
+    assert got.misses == ()
+    assert "miss" not in {name for name, _ in events}
+    assert sites["b"].seen == [(0, -1), (1, 0), (1, None), (2, 1)]
+    assert got.bytes_down > expected.bytes_down
+
+
+def test_a_site_with_another_copy_gets_the_whole_in_the_same_round(tmp_path):
+    def spoil(site: Wired, state):
+        held = site.store.load_held("fedbn", 0)
+        key = next(key for key, value in held.items() if value.ndim == 4)
+        held[key] = held[key] + np.float32(0.01)
+        site.store.save_held("fedbn", 0, held)
+
+    expected, _ = run_wired(tmp_path / "healthy", wire="int8-delta")
+    settings = config(wire="int8-delta")
+    sites = {site: Wired(site, tmp_path / "other" / "sites") for site in settings.sites}
+
+    class Spoilt(Wired):
+        def execute(self, task, state):
+            if not isinstance(task, HelloTask) and task.base == 0:
+                spoil(self, state)
+            return super().execute(task, state)
+
+    sites["b"] = Spoilt("b", tmp_path / "other" / "sites")
+    got = run_arm(pool(sites.__getitem__), settings, tmp_path / "other" / "arm")
+    assert_same(final(got), final(expected))
+    assert sites["b"].seen == [(0, -1), (1, 0), (1, None)]
+
+
+def test_a_site_that_missed_a_round_gets_the_whole_in_the_next(tmp_path):
+    got, sites = run_wired(tmp_path, None, {"b": {"absent": 1}}, rounds=4, wire="int8-delta")
+    assert [(m.round, m.site) for m in got.misses] == [(1, "b")]
+    assert sites["b"].seen == [(0, -1), (1, 0), (2, None), (3, 2)]
+    assert [base for _, base in sites["a"].seen] == [-1, 0, 1, 2]
+
+
+def test_without_its_file_of_what_sites_hold_the_coordinator_sends_the_whole(tmp_path):
+    expected, _ = run_wired(tmp_path, rounds=2, wire="int8-delta")
+    before = final(expected)
+    expected.state.unlink()
+    (tmp_path / "arm" / "held-0000.safetensors").unlink()
+    for path in (tmp_path / "sites").rglob("replies/*/*"):
+        path.unlink()
+    again, sites = run_wired(tmp_path, rounds=2, wire="int8-delta")
+    assert sites["a"].seen == [(1, None)]
+    for key, value in final(again).items():
+        np.testing.assert_allclose(value, before[key], atol=0.05)
+
+
+def test_a_starter_with_a_wire(tmp_path):
+    plain = run_wired(tmp_path / "plain", upload="all", local_layers=("norm",), rounds=1)[0]
+    short = run_wired(tmp_path / "short", upload="all", local_layers=("norm",), rounds=1, wire="int8-delta")[0]
+    one, other = read_state(plain.starter)[0], read_state(short.starter)[0]
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        np.testing.assert_allclose(value, other[key], atol=0.05)
+
+
+def test_sites_alone_have_no_wire(tmp_path):
+    result, _ = run_wired(tmp_path, name="local", aggregate=False, wire="int8-delta", rounds=1)
+    assert result.state is None
+    assert config(aggregate=False, wire="int8-delta").task(0, "a", {}).wire == "fp32"
+    assert not list((tmp_path / "arm").glob("held-*"))
+
+
+def test_malformed_weights_from_a_site_are_a_miss(tmp_path):
+    class Bad(Wired):
+        def execute(self, task, state):
+            reply, upload = super().execute(task, state)
+            return reply, {key: value for key, value in upload.items() if key != SCALES}
+
+    settings = config(rounds=1, wire="int8-delta")
+    sites = {site: (Bad if site == "b" else Wired)(site, tmp_path / "sites") for site in settings.sites}
+    result = run_arm(pool(sites.__getitem__), settings, tmp_path / "arm")
+    assert [(m.site, m.code) for m in result.misses] == [("b", "OF523")]
+
+
+@pytest.mark.parametrize(("wire", "step"), [("bf16", 1e-5), ("int8-delta", 1e-3)])
+def test_small_steps_arrive_in_time(tmp_path, wire, step):
+    """Steps far below the coding's grid: the mean moves all the same, because nothing is forgotten on either way."""
+
+    class Creep(Wired):
+        def execute(self, task, state):
+            if isinstance(task, HelloTask):
+                return super().execute(task, state)
+            held = arrived(task, state, self.store)
+            upload = {k: v + np.float32(step) if v.dtype.kind == "f" else v for k, v in held.items()}
+            key = next(k for k, v in upload.items() if v.ndim == 4)
+            upload[key][(0,) * 4] += 1.0  # sets the step of int8 to 1 / 127
+            last = self.store.last_round(task.arm, before=task.round)
+            own = self.store.load_round(task.arm, last)[0] if last is not None else {}
+            sent = leaving(task, upload, held, strip_prefix("lost", own))
+            none = {"adopted_round": -1, "previous_adopted_round": -1}
+            self.store.save_round(task.arm, task.round, add_prefix("lost", sent.lost), none)
+            return FitReply(
+                id=task.id, site=self.site, n=1, steps=1, loss={"supervised": 1.0}, dice=0.5, adopted=True
+            ), sent.arrays
+
+    settings = config(rounds=16, wire=wire, sites=("a", "b"))
+    sites = {site: Creep(site, tmp_path / "sites") for site in settings.sites}
+    got = final(run_arm(pool(sites.__getitem__, settings.sites), settings, tmp_path / "arm"))
+    start = read_state(tmp_path / "arm" / "start.safetensors")[0]
+    key = next(k for k, v in got.items() if v.ndim == 4)
+    moved = float((got[key].astype(float) - start[key]).ravel()[1:].mean())
+    assert moved == pytest.approx(16 * step, rel=0.15)
+
+
+def killed_run(folder: Path, point: int, wire: str) -> bool:
     """Runs in a forked process that kills itself (-9) before or after its n-th rename; whether it was killed."""
     child = os.fork()
     if child == 0:
@@ -267,7 +465,7 @@ def killed_run(folder: Path, point: int) -> bool:
         os.replace = replace
         code = 1
         try:
-            run(folder, sites=("a", "b"))
+            run_for_kill(folder, wire)
             code = 0
         finally:
             os._exit(code)
@@ -276,21 +474,29 @@ def killed_run(folder: Path, point: int) -> bool:
     return status != 0
 
 
+def run_for_kill(folder: Path, wire: str) -> ArmResult:
+    if wire == "fp32":
+        return run(folder / "arm", sites=("a", "b"))
+    return run_wired(folder, sites=("a", "b"), wire=wire)[0]
+
+
+# fp32: arm.json, start, and in each of two rounds two replies, the state and the record: before and after each.
+# int8-delta: in each round also what the sites will hold, and at both sites what they hold, the round and the reply.
 @pytest.mark.slow
-def test_killed_at_every_write_it_ends_with_the_same_weights(tmp_path):
+@pytest.mark.parametrize(("wire", "writes"), [("fp32", 2 + 2 * 4), ("int8-delta", 2 + 2 * (4 + 1 + 2 * 3))])
+def test_killed_at_every_write_it_ends_with_the_same_weights(tmp_path, wire, writes):
     """kill -9 before and after each write of run_arm, then resume: bit for bit the undisturbed weights."""
-    expected = run(tmp_path / "undisturbed", sites=("a", "b"))
+    expected = run_for_kill(tmp_path / "undisturbed", wire)
     point = 0
-    while killed_run(folder := tmp_path / f"killed-{point}", point):
-        resumed = run(folder, sites=("a", "b"))
+    while killed_run(folder := tmp_path / f"killed-{point}", point, wire):
+        resumed = run_for_kill(folder, wire)
         assert_same(final(resumed), final(expected))
         assert resumed.dice == expected.dice
         assert (resumed.bytes_up, resumed.bytes_down) == (expected.bytes_up, expected.bytes_down)
-        assert not list(folder.rglob("*.part"))
+        assert not list((folder / "arm").rglob("*.part"))
         shutil.rmtree(folder)
         point += 1
-    # arm.json, start, and in each of two rounds two replies, the state and the record: before and after each.
-    assert point == 2 * (2 + 2 * 4)
+    assert point == 2 * writes
 
 
 def assert_same(one, other):
