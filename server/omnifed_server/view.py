@@ -184,7 +184,7 @@ def _working(board: Board) -> str:
 def _table(board: Board) -> Table:
     table = Table(expand=True, box=None, padding=(0, 1), pad_edge=False, header_style="bold")
     longest = max((len(name) for name in board.sites), default=0)
-    table.add_column("Site", no_wrap=True, overflow="ellipsis", min_width=min(16, max(8, longest)))
+    table.add_column("Site", no_wrap=True, overflow="ellipsis", width=min(16, max(8, longest)))
     table.add_column("State", no_wrap=True, min_width=10)
     table.add_column("Round", justify="right", no_wrap=True)
     table.add_column("Dice", no_wrap=True, min_width=6 + _SPARKS)

@@ -1,0 +1,119 @@
+"""What a person sees: it fits, it names the cause, and it says the same in plain lines."""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from omnifed.events import EventLog
+from omnifed_server.board import Board
+from omnifed_server.view import lines, open_screen, render, sparkline
+
+NOW = datetime(2026, 1, 2, 4, 5, 6, tzinfo=UTC)
+
+
+def event(name: str, /, **values: Any) -> dict[str, Any]:
+    return {"time": "2026-01-02T03:04:05+00:00", "event": name, **values}
+
+
+EVENTS = [
+    event("campaign", state="started", name="lungs"),
+    event("site", site="north", state="joined", version="0.1.0", modality="CT", train=5, val=2, test=1),
+    event("stage", stage="omnikd", total=4),
+    event("round", arm="omnikd", round=0, site="north", dice=0.5, seconds=2, bytes_up=3 << 20, bytes_down=200 << 20),
+    event("round", arm="omnikd", round=1, site="north", dice=0.75, seconds=2, bytes_up=0, bytes_down=0),
+    event("aggregate", arm="omnikd", round=1, sites=1, misses=1, seconds=30, bytes_up=3 << 20, bytes_down=5),
+    event("miss", arm="omnikd", round=1, site="a_site_of_a_very_long_name", code="OF502", rule="It must be [in] time."),
+    event("site", site="south", state="working", task="fit"),
+]
+
+
+def text(board: Board, width: int = 80) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(render(board, NOW))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def board(events: list[dict[str, Any]] = EVENTS) -> Board:
+    made = Board(("north", "south"))
+    for one in events:
+        made.add(one)
+    return made
+
+
+def test_the_screen_fits_80_columns_and_names_site_state_round_dice_bytes_and_cause() -> None:
+    shown = text(board())
+    assert max(map(len, shown.splitlines())) <= 80
+    north = next(line.split() for line in shown.splitlines() if line.startswith("north"))
+    assert north == ["north", "joined", "2", "0.750", "▁█", "3.00", "200", "0"]
+    late = next(line for line in shown.splitlines() if line.startswith("a_site"))
+    assert "OF502" in late
+    assert "Stage omnikd: 2 of 4 rounds done" in shown
+    assert "left about 0:01:00" in shown  # two rounds of 30 s
+    assert "elapsed 1:01:01" in shown
+    assert "It must be [in] time." in shown  # no markup is read from what a site says
+
+
+def test_an_empty_board_and_a_failed_one_can_be_shown() -> None:
+    assert "no stage yet" in text(Board())
+    failed = text(board([event("campaign", state="failed", name="x", code="OF530", rule="A quorum.")]))
+    assert "OF530: A quorum." in failed
+
+
+@pytest.mark.parametrize(
+    ("values", "bars"),
+    [([], ""), ([0.5], "▄"), ([0.5, 0.5], "▄▄"), ([0.0, 0.5, 1.0], "▁▅█"), ([9.0] + [0.0] * 7, "▄" * 7)],
+)
+def test_sparklines(values: list[float], bars: str) -> None:
+    assert sparkline(values) == bars
+
+
+@pytest.mark.parametrize(
+    ("number", "line"),
+    [
+        (0, "campaign lungs: started"),
+        (1, "north: joined (omnifed 0.1.0, CT, train 5, val 2, test 1)"),
+        (2, "stage omnikd begins (4)"),
+        (3, "north: omnikd round 1 Dice 0.500, 2.0 s, 3.00 MiB up"),
+        (5, "omnikd round 2 done: 1 sites, 1 misses, 30.0 s, 3.00 MiB up, 0.00 MiB down"),
+        (6, "a_site_of_a_very_long_name: missed omnikd round 2 (OF502: It must be [in] time.)"),
+        (7, None),
+    ],
+)
+def test_plain_lines(number: int, line: str | None) -> None:
+    assert lines(EVENTS[number]) == (line and f"2026-01-02 03:04:05Z {line}")
+
+
+@pytest.mark.parametrize(
+    "name", ["campaign", "site", "stage", "teach", "round", "miss", "aggregate", "evaluate", "export"]
+)
+def test_an_event_without_its_fields_still_makes_no_trouble(name: str) -> None:
+    assert "None" not in (lines({"event": name}) or "")
+    assert lines({"event": "unheard of"}) is None
+    assert lines({}) is None
+
+
+def test_a_pipe_gets_new_lines_only_and_the_curves_all_of_them(tmp_path: Path) -> None:
+    path, out = tmp_path / "events.jsonl", io.StringIO()
+    path.write_text("".join(json.dumps(one) + "\n" for one in EVENTS[:3]))
+    settings = SimpleNamespace(sites=("north",), arms=("omnikd",), metrics_port=0, tracking="")
+    with open_screen(settings, tmp_path, Console(file=out, width=40)) as screen:
+        log = EventLog(path)
+        log.add("round", {key: value for key, value in EVENTS[3].items() if key not in ("time", "event")})
+        screen.tick()
+        screen.say("[bold] is not markup")
+        log.add("campaign", {"state": "finished", "name": "lungs"})
+    shown = out.getvalue().splitlines()
+    assert [line.split("Z ")[-1] for line in shown] == [
+        "north: omnikd round 1 Dice 0.500, 2.0 s, 3.00 MiB up",
+        "[bold] is not markup",
+        "campaign lungs: finished",  # written after the last look, shown at the end
+    ]
+    assert screen.board.ended
