@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ from omnifed.files import write_atomic
 from omnifed.processes import Child, alone, flower, flower_env, free_port, listens
 from omnifed.tail import Tail
 from omnifed_client.config import ClientConfig
+from omnifed_client.reach import direct_loopback
+from omnifed_client.state_checks import stamp_state
 
 SILENCE_S = 90.0
 """A node without an answer for three heartbeats, while the coordinator is there, is a zombie."""
@@ -56,6 +59,7 @@ class Site:
         state = self.config.state
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         with alone(state / "client.lock", f"the client of {self.config.site}"):
+            stamp_state(self.config)
             # Sockets have short names only, so not below the state folder.
             runtime = Path(tempfile.mkdtemp(prefix="omnifed-"))
             try:
@@ -89,7 +93,7 @@ class Site:
         write_atomic(secret, secrets.token_bytes(32), mode=0o600)
         threads = str(config.worker_threads)
         work = [sys.executable, "-m", "omnifed_client.worker", str(runtime / "config.json"), str(self.socket)]
-        env = flower_env(config.state / "flower") | {
+        env = direct_loopback(os.environ) | flower_env(config.state / "flower") | {
             "OMNIFED_WORKER": str(self.socket),
             "OMNIFED_NODE_STATUS": str(self.node_status),
         }
