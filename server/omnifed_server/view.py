@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Protocol
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from omnifed_server.board import PRESENT, TEACHER, Board, SiteRow, Tail
+from omnifed_server.board import PRESENT, TEACHER, Board, SiteRow
 from omnifed_server.event_lines import clock, mib
 from omnifed_server.event_lines import lines as lines
-from omnifed_server.metrics import BoardCollector, serve_metrics
-from omnifed_server.tracking import Tracker, open_tracker
 
 _STYLES = {
     "working": "cyan",
@@ -37,91 +31,6 @@ _STYLES = {
 _BARS = "▁▂▃▄▅▆▇█"
 _SPARKS = 7
 _LINES = 4
-
-
-class Settings(Protocol):
-    """What a screen reads of a federation file."""
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        """Registered names."""
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """In their order."""
-
-    @property
-    def metrics_port(self) -> int:
-        """0 serves no metrics."""
-
-    @property
-    def tracking(self) -> str:
-        """Kind of the tracker; empty for none."""
-
-
-class Screen:
-    """Follows a run's event log: a live picture on a terminal, plain lines elsewhere; made by :func:`open_screen`.
-
-    Args:
-        board: of the campaign.
-        tail: of ``RUN/events.jsonl``.
-        tracker: gets each event.
-        console: where to.
-        live: the picture; None for lines.
-    """
-
-    def __init__(self, board: Board, tail: Tail, tracker: Tracker, console: Console, live: Live | None) -> None:
-        self.board, self._tail, self._tracker, self._console, self._live = board, tail, tracker, console, live
-
-    def say(self, text: str) -> None:
-        """One line that stays."""
-        self._console.print(Text(text), soft_wrap=not self._live)
-
-    def tick(self, *, quiet: bool = False) -> None:
-        """Shows what is new; to be called about twice a second.
-
-        Args:
-            quiet: prints no lines: for what happened before this process began.
-        """
-        worked = not self._tracker.problem
-        for event in self.board.follow(self._tail):
-            self._tracker.add(event)
-            if not quiet and not self._live and (line := lines(event)):
-                self.say(line)
-        if worked and self._tracker.problem:
-            self.say(self._tracker.problem)
-        if self._live:
-            self._live.update(render(self.board), refresh=True)
-
-
-@contextmanager
-def open_screen(config: Settings, folder: Path, console: Console | None = None) -> Iterator[Screen]:
-    """Shows a campaign while the block runs, serves its metrics and writes its curves, as the federation file says.
-
-    Args:
-        config: the federation file.
-        folder: RUN; its ``events.jsonl`` need not be there yet.
-        console: where to; the terminal if None.
-
-    Raises:
-        OmniFedError: OF540 or OF541 if the metrics cannot be served, OF541 to OF543 if the curves cannot be written.
-    """
-    console = console or Console(highlight=False)
-    board = Board(config.sites, config.arms)
-    with ExitStack() as stack:
-        tracker = open_tracker(config.tracking, folder / "tracking")
-        stack.callback(tracker.close)
-        if config.metrics_port:
-            stack.callback(serve_metrics(config.metrics_port, BoardCollector(board)).close)
-        live = Live(render(board), console=console, auto_refresh=False) if console.is_terminal else None
-        if live:
-            stack.enter_context(live)
-        screen = Screen(board, Tail(folder / "events.jsonl"), tracker, console, live)
-        screen.tick(quiet=True)
-        try:
-            yield screen
-        finally:
-            screen.tick()
 
 
 def render(board: Board, now: datetime | None = None) -> RenderableType:

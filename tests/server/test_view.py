@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 from datetime import UTC, datetime
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from omnifed.events import EventLog
 from omnifed_server.board import Board
-from omnifed_server.view import lines, open_screen, render, sparkline
+from omnifed_server.view import lines, render, sparkline
 
 NOW = datetime(2026, 1, 2, 4, 5, 6, tzinfo=UTC)
 
@@ -98,22 +94,3 @@ def test_an_event_without_its_fields_still_makes_no_trouble(name: str) -> None:
     assert "None" not in (lines({"event": name}) or "")
     assert lines({"event": "unheard of"}) is None
     assert lines({}) is None
-
-
-def test_a_pipe_gets_new_lines_only_and_the_curves_all_of_them(tmp_path: Path) -> None:
-    path, out = tmp_path / "events.jsonl", io.StringIO()
-    path.write_text("".join(json.dumps(one) + "\n" for one in EVENTS[:3]))
-    settings = SimpleNamespace(sites=("north",), arms=("omnikd",), metrics_port=0, tracking="")
-    with open_screen(settings, tmp_path, Console(file=out, width=40)) as screen:
-        log = EventLog(path)
-        log.add("round", {key: value for key, value in EVENTS[3].items() if key not in ("time", "event")})
-        screen.tick()
-        screen.say("[bold] is not markup")
-        log.add("campaign", {"state": "finished", "name": "lungs"})
-    shown = out.getvalue().splitlines()
-    assert [line.split("Z ")[-1] for line in shown] == [
-        "north: omnikd round 1 Dice 0.500, 2.0 s, 3.00 MiB up",
-        "[bold] is not markup",
-        "campaign lungs: finished",  # written after the last look, shown at the end
-    ]
-    assert screen.board.ended
