@@ -15,6 +15,7 @@ from pathlib import Path
 
 from omnifed.errors import OmniFedError
 
+LOOPBACK = "localhost,127.0.0.1,::1"
 LOG_BYTES = 10_000_000
 """A log that is longer is put aside (``NAME.log.1``) when its program starts again."""
 
@@ -197,9 +198,16 @@ def flower(program: str, *arguments: str) -> list[str]:
 
 
 def flower_env(home: Path) -> dict[str, str]:
-    """Environment of Flower's programs: private state, no calls home, helpers found beside this Python."""
+    """Environment of Flower's programs: private state, no calls home, helpers found beside this Python.
+
+    They talk HTTP to each other on this machine, and their library obeys HTTP_PROXY even for that: NO_PROXY says no.
+    """
     scripts = str(Path(sys.executable).parent)
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    direct = ",".join([*filter(None, [known]), LOOPBACK])
     return {
+        "no_proxy": direct,
+        "NO_PROXY": direct,
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",

@@ -13,7 +13,6 @@ import socket
 import ssl
 import time
 import urllib.request
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -25,7 +24,6 @@ from omnifed_client.config import ClientConfig
 
 TIMEOUT_S = 4.0
 """For each step: an answer that takes longer is no base for a federation either."""
-LOOPBACK = "localhost,127.0.0.1,::1"
 Stage = Literal["proxy", "name", "connect", "tls", "http", "done"]
 
 
@@ -50,20 +48,6 @@ class Probe:
     status: int = 0
     ahead_s: float | None = None
     certificate: dict[str, Any] = field(default_factory=dict)
-
-
-def direct_loopback(environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables to set for Flower's processes: those of one site talk HTTP on loopback, which no proxy can reach.
-
-    Args:
-        environ: the environment that they would inherit.
-
-    Returns:
-        NO_PROXY in both spellings, with the loopback names added.
-    """
-    known = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-    value = ",".join([*filter(None, [known]), LOOPBACK])
-    return {"no_proxy": value, "NO_PROXY": value}
 
 
 def proxy_for(config: ClientConfig) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import subprocess
@@ -19,7 +18,6 @@ from omnifed.files import write_atomic
 from omnifed.processes import Child, alone, flower, flower_env, free_port, listens
 from omnifed.tail import Tail
 from omnifed_client.config import ClientConfig
-from omnifed_client.reach import direct_loopback
 from omnifed_client.state_checks import stamp_state
 
 SILENCE_S = 90.0
@@ -93,7 +91,7 @@ class Site:
         write_atomic(secret, secrets.token_bytes(32), mode=0o600)
         threads = str(config.worker_threads)
         work = [sys.executable, "-m", "omnifed_client.worker", str(runtime / "config.json"), str(self.socket)]
-        env = direct_loopback(os.environ) | flower_env(config.state / "flower") | {
+        env = flower_env(config.state / "flower") | {
             "OMNIFED_WORKER": str(self.socket),
             "OMNIFED_NODE_STATUS": str(self.node_status),
         }

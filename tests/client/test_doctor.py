@@ -251,12 +251,6 @@ def test_a_proxy_that_cannot_be_tried(tmp_path: Path, monkeypatch: pytest.Monkey
     assert found["coordinator"].state == "warn"
 
 
-def test_flowers_processes_reach_each_other_directly() -> None:
-    assert reach.direct_loopback({})["NO_PROXY"] == "localhost,127.0.0.1,::1"
-    both = reach.direct_loopback({"NO_PROXY": "a.example"})
-    assert both["no_proxy"] == both["NO_PROXY"] == "a.example,localhost,127.0.0.1,::1"
-
-
 # This machine ---------------------------------------------------------------------------------------------------------
 
 
