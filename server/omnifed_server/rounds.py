@@ -117,7 +117,8 @@ class _Round:
     def _exchange(self, tasks: dict[str, tuple[FitTask, State]], mean: StreamingMean) -> list[str]:
         """Sends tasks and accepts replies; returns the sites that do not hold what their change refers to."""
         without: list[str] = []
-        for arrival in self.pool.run(tasks, deadline_s=self.config.deadline_s) if tasks else ():
+        needed = max(0, self.config.needed - len(self.replies))
+        for arrival in self.pool.run(tasks, deadline_s=self.config.deadline_s, needed=needed) if tasks else ():
             reply = arrival.reply
             if isinstance(reply, FailedReply) and reply.code == NO_BASE and tasks[arrival.site][0].base is not None:
                 without.append(arrival.site)
