@@ -36,12 +36,17 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     except OSError as error:
         if name:
             Path(name).unlink(missing_ok=True)
-        raise OmniFedError(
-            "OF103",
-            "State must be written to disk before work goes on; the last good state is kept.",
-            seen=f"{path}: {error.strerror or error}",
-            remedy="Free disk space or permit writing there, then run the same command with --resume.",
-        ) from None
+        raise not_written(path, error) from None
+
+
+def not_written(path: Path, error: OSError) -> OmniFedError:
+    """The error of a file that could not be written."""
+    return OmniFedError(
+        "OF103",
+        "State must be written to disk before work goes on; the last good state is kept.",
+        seen=f"{path}: {error.strerror or error}",
+        remedy="Free disk space or permit writing there, then run the same command with --resume.",
+    )
 
 
 def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from omnifed.errors import OmniFedError
+from omnifed.events import EventLog
 from omnifed.files import write_atomic, write_json
-from omnifed.processes import Child, alone, flower, flower_env, listens
-from omnifed_server.app_files import CONFIG, OUTCOME, PROCESS, RUN
+from omnifed.processes import Child, Stop, alone, flower, flower_env, listens
+from omnifed_server.app_files import CONFIG, EVENTS, OUTCOME, PROCESS, RUN
 from omnifed_server.federation_file import FederationConfig
 
 POLL_S = 0.5
@@ -88,6 +89,10 @@ class Coordinator:
             self._check_port()
             try:
                 return self._loop(tick)
+            except Stop:
+                self.link.stop()
+                EventLog(self.folder / EVENTS).add("campaign", {"state": "stopped", "name": self.config.name})
+                raise
             finally:
                 self.link.stop()
 
