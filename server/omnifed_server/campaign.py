@@ -26,6 +26,7 @@ from omnifed_server.stages import Stages
 
 ABOUT = ("role", "versions", "machine")
 """Keys of config.json beside the configuration."""
+_PATHS = {"certificate", "key", "root_certificates", "folder"}
 log = logging.getLogger("omnifed.server")
 
 
@@ -97,7 +98,9 @@ def open_folder(config: FederationConfig, folder: Path) -> bool:
         "versions": {"omnifed": omnifed.__version__, "python": platform.python_version()},
         "machine": {"system": platform.platform()},
     }
-    write_json(file, {**config.model_dump(mode="json"), **about})
+    # Paths of this machine are nobody else's business: a run folder is passed on.
+    settings = config.model_dump(mode="json", exclude=_PATHS)
+    write_json(file, {**settings, **about})
     return found
 
 

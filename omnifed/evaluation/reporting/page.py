@@ -62,7 +62,8 @@ def context(run: Run) -> dict[str, Any]:
         "run": run,
         "title": run.folder.resolve().name,
         "finished": str(run.events[-1].get("time", "")) if run.events else "",
-        "phantoms": bool(run.config) and not run.config.get("data"),
+        "deployed": run.deployed,
+        "phantoms": bool(run.config) and not run.deployed and not run.config.get("data"),
         "arms": arms,
         "columns": with_teacher,
         "arm_text": ARM_TEXT,
@@ -82,8 +83,9 @@ def context(run: Run) -> dict[str, Any]:
         "picture_limit": _PICTURE_SITES,
         "label_colours": {str(s["name"]): label_colours(_labels(s)) for s in run.sites},
         "costs": _costs(run),
-        "teach_seconds": sum(float(e.get("seconds") or 0) for e in run.of("teach")),
-        "exports": list(run.of("export")),
+        "traffic": _traffic(run),
+        "teach_seconds": sum(float(e.get("seconds") or 0) for e in run.once("teach", "site")),
+        "exports": run.once("export", "arm", "site"),
         "skipped": _skipped(run),
         "misses": sorted(run.counted("miss", "arm", "site", "code", "rule").items()),
         "warnings": _warnings(run),
@@ -191,7 +193,7 @@ def _labels(site: dict[str, Any]) -> list[str]:
 
 def _costs(run: Run) -> list[dict[str, Any]]:
     rounds: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for e in run.of("round"):
+    for e in run.once("round", "arm", "round", "site"):
         for key in ("seconds", "bytes_up", "bytes_down"):
             rounds[str(e.get("arm"))][key] += float(e.get(key) or 0)
     totals = {str(e.get("arm")): e for e in run.of("arm")}
@@ -200,6 +202,19 @@ def _costs(run: Run) -> list[dict[str, Any]]:
         for arm in run.arms
         if arm in totals or arm in rounds
     ]
+
+
+def _traffic(run: Run) -> list[tuple[str, str, int, int, int]]:
+    """Arm, round, replies, bytes to the sites and from them: counted where messages were sent, not estimated."""
+    rows: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+    found = [(e, str(int(e.get("round") or 0) + 1)) for e in run.once("round", "arm", "round", "site")]
+    found += [(e, "adopt, test") for e in run.once("evaluate", "arm", "site", "which", "split") if "bytes_down" in e]
+    for e, step in found:
+        row = rows[str(e.get("arm")), step]
+        for place, value in enumerate((1, e.get("bytes_down"), e.get("bytes_up"))):
+            row[place] += int(value or 0)
+    order = {arm: place for place, arm in enumerate([TEACHER, *run.arms])}
+    return [(*key, *rows[key]) for key in sorted(rows, key=lambda key: order.get(key[0], len(order)))]  # type: ignore
 
 
 def _skipped(run: Run) -> list[tuple[str, str, str, int]]:

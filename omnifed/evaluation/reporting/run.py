@@ -119,6 +119,15 @@ class Run:
         """Events of one name."""
         return (e for e in self.events if e.get("event") == event)
 
+    def once(self, event: str, *keys: str) -> list[dict[str, Any]]:
+        """The last event of one name for each combination of ``keys``: a resumed run tells some of them again."""
+        return list({tuple(str(e.get(k, "")) for k in keys): e for e in self.of(event)}.values())
+
+    @property
+    def deployed(self) -> bool:
+        """Whether a coordinator wrote the folder: it has figures alone, cases and images stay at the sites."""
+        return self.config.get("role") == "coordinator"
+
     def counted(self, event: str, *keys: str) -> Counter[tuple[str, ...]]:
         """How often each combination of ``keys`` occurs among the events of one name."""
         return Counter(tuple(str(e.get(k, "")) for k in keys) for e in self.of(event))
@@ -135,7 +144,7 @@ def load_run(folder: Path) -> Run:
             "OF422",
             "A report is built from a run folder, which holds config.json and metrics.csv.",
             seen=str(folder),
-            remedy="Give the folder that omnifed-sim wrote (its --out).",
+            remedy="Give the folder that omnifed-sim or omnifed-server wrote.",
         )
     events, broken = _events(folder / "events.jsonl")
     metrics, cases, matrix = (folder / f"{name}.csv" for name in ("metrics", "cases", "matrix"))
