@@ -15,7 +15,7 @@ LONGEST = 1_000_000
 
 
 class EventLog:
-    """RUN/events.jsonl: one JSON object a line, flushed at once; a line cut off by a crash is dropped at the next start."""
+    """One JSON object a line, flushed at once; a line cut off by a crash is dropped at the next start."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
