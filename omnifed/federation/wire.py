@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from omnifed.errors import OmniFedError
-from omnifed.states import State
 
 if TYPE_CHECKING:
+    # For types alone: the schema of tasks imports this file, and the base install has no safetensors.
     from omnifed.models.slices import SliceMap
+    from omnifed.states import State
 
 Wire = Literal["fp32", "bf16", "int8-delta"]
 """``fp32`` 4 bytes a weight; ``bf16`` 2; ``int8-delta`` 1, the change against a state that both ends hold."""

@@ -1,0 +1,107 @@
+"""What does it cost to send less? FedBN with each wire: bytes, and Dice paired by case, 95 % intervals by patient.
+
+    python benchmarks/wire.py
+    python benchmarks/wire.py --rounds 2 --steps 5 --image-size 64 --seeds 1      a look at whether it runs
+
+Each seed is one `omnifed-sim` a wire on one thread, with the same sites, splits, first weights and steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from arms import Scores, compare, read, simulate
+
+WIRES = ("fp32", "bf16", "int8-delta")
+ARM = "fedbn"
+
+
+def phantoms(known: argparse.Namespace, seed: int) -> Path:
+    """The sites of a seed, made once: runs that share their files share the names of their cases."""
+    folder = known.out / f"sites-{seed}"
+    command = [str(Path(sys.executable).parent / "omnifed-sim"), "phantoms", str(folder), "--preset", known.preset]
+    command += ["--seed", str(seed), "--image-size", str(known.image_size)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def traffic(run: Path) -> dict[str, int]:
+    """Bytes of all rounds of a run, up and down."""
+    records = [json.loads(path.read_text()) for path in sorted((run / "arms" / ARM).glob("round-*.json"))]
+    return {way: sum(record[way] for record in records) for way in ("bytes_up", "bytes_down")}
+
+
+def scores_of(runs: dict[tuple[str, int], Path]) -> Scores:
+    """(wire, site) to the mean Dice and patient of each (seed, case)."""
+    scores: Scores = {}
+    for wire in WIRES:
+        found = read([run for (name, _), run in sorted(runs.items()) if name == wire])
+        scores |= {(wire, site): cases for (arm, site), cases in found.items() if arm == ARM}
+    return scores
+
+
+def measure(known: argparse.Namespace, options: list[str]) -> dict[str, Any]:
+    """Runs all, and compares each wire with fp32."""
+    wanted = [(wire, seed) for seed in range(known.seeds) for wire in WIRES]
+    data = [phantoms(known, seed) for seed in range(known.seeds)]
+
+    def run(which: tuple[str, int]) -> Path:
+        wire, seed = which
+        return simulate([*options, "--data", str(data[seed]), "--wire", wire], seed, known.out / wire)
+
+    with ThreadPoolExecutor(known.jobs) as pool:
+        runs = dict(zip(wanted, pool.map(run, wanted), strict=True))
+    scores = scores_of(runs)
+    sites = sorted({site for _, site in scores})
+    rows = {}
+    for wire in WIRES:
+        sums = {way: sum(traffic(runs[wire, s])[way] for s in range(known.seeds)) for way in ("bytes_up", "bytes_down")}
+        dice = np.mean([value for site in sites for value, _ in scores[wire, site].values()])
+        rows[wire] = {**sums, "dice": float(dice), "difference": compare(scores, sites, wire, "fp32")}
+    for row in rows.values():
+        row["ratio"] = (row["bytes_up"] + row["bytes_down"]) / (rows["fp32"]["bytes_up"] + rows["fp32"]["bytes_down"])
+    by_site = {wire: {site: compare(scores, [site], wire, "fp32") for site in sites} for wire in WIRES[1:]}
+    return {"wires": rows, "by site": by_site}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench-wire"))
+    parser.add_argument("--preset", default="hospitals")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2)))
+    parser.add_argument("--json", action="store_true")
+    known = parser.parse_args()
+    options = ["--arms", ARM, "--rounds", str(known.rounds), "--steps", str(known.steps)]
+    result = measure(known, [*options, "--image-size", str(known.image_size)])
+    if known.json:
+        print(json.dumps({"machine": platform.platform(), **result}, indent=1))
+        return
+    asked = f"{known.seeds} seeds, {known.rounds} rounds of {known.steps} steps, {known.image_size} px"
+    print(f"{ARM} on the preset {known.preset}, {asked}, {platform.platform()}\n")
+    print(f"{'wire':12}{'MB up':>10}{'MB down':>10}{'ratio':>8}{'Dice':>8}   difference to fp32 in Dice points, 95 %")
+    for wire, row in result["wires"].items():
+        d = row["difference"]
+        text = f"{d['points']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}]  p {d['p']:.3f}  n {d['cases']}"
+        up, down = row["bytes_up"] / 1e6, row["bytes_down"] / 1e6
+        print(f"{wire:12}{up:10.2f}{down:10.2f}{row['ratio']:8.3f}{row['dice']:8.3f}   {text}")
+    print()
+    for wire, sites in result["by site"].items():
+        for site, d in sites.items():
+            print(f"{wire:12}{site:16}{d['points']:+7.2f}  [{d['low']:+.2f}, {d['high']:+.2f}]  n {d['cases']}")
+
+
+if __name__ == "__main__":
+    main()
