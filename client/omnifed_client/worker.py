@@ -241,6 +241,9 @@ def _die_with_parent() -> None:
 def _load_torch() -> None:
     """Everything that the forks would import; no tensor is made, as threads do not survive a fork."""
 
+    # The first optimiser of a process imports this: two seconds of each fit.
+    import torch._dynamo  # noqa: F401
+
     import omnifed_client.executor  # noqa: F401
 
 
