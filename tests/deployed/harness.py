@@ -7,8 +7,10 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
@@ -120,6 +122,10 @@ class Federation:
         self.file.write_text(toml(self.settings))
         for site in self.sites:
             make_site(self.data(site), site, images)
+            # One thread everywhere: sums in another order would be other weights.
+            own = folder / "sites" / f"{site}.toml"
+            own.parent.mkdir(exist_ok=True)
+            own.write_text(f'site = "{site}"\nthreads = 1\nmin_free_gb = 0\n')
         extra = {MARK: self.mark, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
         self.env = os.environ | extra | dict(env or {})
         self.server: subprocess.Popen[bytes] | None = None
@@ -325,6 +331,44 @@ class Federation:
             print("\n".join(path.read_text(errors="replace").splitlines()[-25:]))
         for process in self.processes():
             print(process)
+
+
+class Wire:
+    """A slow line to a coordinator: a proxy on a port of its own, whose way up is throttled while it is told to be.
+
+    Args:
+        port: of the coordinator on this machine.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.target, self.up, self.bytes_per_s = port, 0, 0.0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            near, _ = self._listener.accept()
+            try:
+                far = socket.create_connection(("127.0.0.1", self.target), timeout=5)
+                far.settimeout(None)
+            except OSError:
+                near.close()
+                continue
+            for way in ((near, far, True), (far, near, False)):
+                threading.Thread(target=self._carry, args=way, daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket, up: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(16384):
+                if up:
+                    self.up += len(data)
+                    if self.bytes_per_s:
+                        time.sleep(len(data) / self.bytes_per_s)
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
 
 def wait(done: Callable[[], bool], seconds: float, what: str, every: float = 0.1) -> None:
