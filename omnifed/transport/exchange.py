@@ -121,6 +121,10 @@ class Exchange:
             node = self.pool.node_of(site)
             if node is None:
                 continue
+            if self.pool.is_busy(site, node):
+                # It would cost the others a whole deadline again, each round. Free, it is asked at once.
+                self.misses[site] = LATE, _BUSY_RULE
+                continue
             self.tries[site] += 1
             self.away[site] = time.monotonic()
             try:
@@ -181,6 +185,9 @@ class Exchange:
                 del self.sent[message_id]
                 self.misses[site] = LATE, _LATE_RULE
                 self.tries[site] = self.pool.patience.tries
+                if self.pool.patience.ping_s:
+                    self.pool.owing[site] = entry.node, message_id
+                    self.pool.ping(entry.node, message_id)
                 self.pool.on_site(site, "lost", {"code": LATE, "rule": _LATE_RULE})
             elif message_id in self.pool.free:
                 self.pool.free.discard(message_id)
@@ -211,6 +218,7 @@ class Exchange:
 
 
 _LATE_RULE = "A reply must arrive before the round's deadline."
+_BUSY_RULE = "A site that was late is asked again when it answers."
 
 
 def finite(state: State) -> bool:

@@ -19,8 +19,8 @@ class Patience:
             is asked if it comes, and never waited for.
         wait_s: seconds that too few sites are waited for.
         roll_call_s: seconds between two looks at who is connected.
-        ping_s: a site that works for longer is asked now and then whether it is free: if it is, its reply was lost on
-            the way and the task is sent again.
+        ping_s: a site that works for longer is asked now and then, with growing pauses, whether it is free: if it is,
+            its reply was lost on the way and the task is sent again.
         tries: how often a task is sent to a site that loses it.
     """
 
@@ -31,7 +31,7 @@ class Patience:
     tries: int = 1
 
 
-DEPLOYED = Patience(join_s=30.0, wait_s=3600.0, roll_call_s=2.0, ping_s=60.0, tries=10)
+DEPLOYED = Patience(join_s=30.0, wait_s=3600.0, roll_call_s=2.0, ping_s=20.0, tries=10)
 """Between real machines: a restarted node is back within some 10 s; ten losses of one task are no accident."""
 
 

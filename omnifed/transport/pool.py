@@ -16,6 +16,7 @@ from omnifed.errors import OmniFedError
 from omnifed.federation.tasks import HelloReply, HelloTask, Task
 from omnifed.states import State
 from omnifed.transport.apps import ROUTES
+from omnifed.transport.calls import Calls
 from omnifed.transport.exchange import CLOCK as CLOCK
 from omnifed.transport.exchange import LATE as LATE
 from omnifed.transport.exchange import NO_DEADLINE_S, Exchange
@@ -55,9 +56,10 @@ class TaskPool:
         self.grid, self.poll_s, self.hello_s = grid, poll_s, hello_s
         self.patience, self.pace, self.on_site = patience or Patience(), pace, on_site
         self.roster = Roster(on_site)
-        self._greeted: dict[str, int] = {}
-        self._pings: dict[str, str] = {}
+        self._greetings: Calls[int] = Calls(hello_s / 6)
+        self._pings: Calls[str] = Calls(self.patience.ping_s)
         self.free: set[str] = set()
+        self.owing: dict[str, tuple[int, str]] = {}
         self._rolled = 0.0
 
     def hello(self) -> dict[str, HelloReply]:
@@ -67,10 +69,12 @@ class TaskPool:
             What each connected site has, by registered name.
         """
         self._roll_call()
-        until = time.monotonic() + self.hello_s
-        while self._greeted and time.monotonic() < until:
-            if not self.pull(())[1]:
+        # A node that is busy, or that a cut has kept from its greeting, holds up the others once.
+        while (moved := self.pull(())[1]) or self._greetings.fresh(self.hello_s):
+            if not moved:
                 time.sleep(self.poll_s)
+            if time.monotonic() - self._rolled >= max(self.poll_s, self.patience.roll_call_s):
+                self._roll_call()
         return self.roster.hellos
 
     def wait_for(self, sites: Iterable[str], needed: int, seconds: float) -> dict[str, HelloReply]:
@@ -105,6 +109,8 @@ class TaskPool:
         """
         if any(self.node_of(site) is None for site in tasks):
             self.hello()
+        if self.owing:
+            self.pull(())
         yield from Exchange(self, tasks, deadline_s, needed).arrivals()
 
     def node_of(self, site: str) -> int | None:
@@ -127,9 +133,20 @@ class TaskPool:
 
     def ping(self, node: int, message_id: str) -> None:
         """Asks a node that is at work on ``message_id`` for an answer that it gives when it is free."""
-        if message_id not in self._pings.values():
-            ping, _ = self.post(node, _greeting(), pack({}))
-            self._pings |= {ping: message_id} if ping else {}
+        if self._pings.due(message_id):
+            self._pings.add(message_id, self.post(node, _greeting(), pack({}))[0])
+
+    def is_busy(self, site: str, node: int) -> bool:
+        """Whether a site that was late is still at work on what it was asked then, so far as is known."""
+        owed = self.owing.get(site)
+        if owed is None:
+            return False
+        if owed[0] != node or owed[1] in self.free:
+            self.free.discard(owed[1])
+            del self.owing[site]
+            return False
+        self.ping(*owed)
+        return True
 
     def pull(self, wanted: Iterable[str]) -> tuple[list[Message], bool]:
         """What has come of ``wanted``; answers to greetings and pings are taken on the way.
@@ -137,15 +154,15 @@ class TaskPool:
         Returns:
             The messages, and whether anything at all has come.
         """
-        found = list(self.grid.pull_messages([*self._greeted, *self._pings, *wanted]))
+        found = list(self.grid.pull_messages([*self._greetings.to, *self._pings.to, *wanted]))
         rest = []
         for message in found:
             message_id = reply_to(message)
-            if message_id in self._greeted:
-                self._introduce(self._greeted.pop(message_id), message)
-            elif message_id in self._pings:
-                target = self._pings.pop(message_id)
-                if not message.has_error():
+            lost = message.has_error()
+            if (node := self._greetings.answered(message_id, lost=lost)) is not None:
+                self._introduce(node, message)
+            elif (target := self._pings.answered(message_id, lost=lost)) is not None:
+                if not lost:
                     self.free.add(target)
             else:
                 rest.append(message)
@@ -153,11 +170,9 @@ class TaskPool:
 
     def _roll_call(self) -> None:
         self._rolled = time.monotonic()
-        greeted = set(self._greeted.values())
         for node in self.roster.strangers(self.grid.get_node_ids()):
-            if node not in greeted:
-                message_id, _ = self.post(node, _greeting(), pack({}))
-                self._greeted |= {message_id: node} if message_id else {}
+            if self._greetings.due(node):
+                self._greetings.add(node, self.post(node, _greeting(), pack({}))[0])
 
     def _introduce(self, node: int, message: Message) -> None:
         if message.has_error():
