@@ -73,7 +73,7 @@ def test_only_a_young_reason_is_waited_for(clock):
 
 
 class Lossy(InProcessGrid):
-    """Loses the first ``losses`` messages of a kind on their way to site b, as a cut does: nobody ever hears of them."""
+    """Loses the first ``losses`` messages of a kind on their way to site b, as a cut does: nobody hears of it."""
 
     kind, losses = "hello", 1
 
