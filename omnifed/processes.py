@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from omnifed.errors import OmniFedError
 
@@ -139,28 +140,44 @@ def stoppable() -> Iterator[None]:
 
 
 @contextmanager
-def alone(path: Path, what: str) -> Iterator[None]:
+def alone(path: Path, what: str) -> Iterator[bool]:
     """Holds a lock file, with this process's id in it, for as long as the block runs.
+
+    Yields:
+        Whether the last holder was killed: what it had started may still be on its way out.
 
     Raises:
         OmniFedError: OF552 if another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(file):
             raise OmniFedError(
                 "OF552",
                 "Only one process at a time may work in a folder.",
                 seen=f"{what} runs already (process {holder(path) or 'unknown'}), lock {path}",
                 remedy="Stop the other one first, or choose another folder.",
-            ) from None
+            )
+        file.seek(0)
+        killed = bool(file.read())
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
-        file.truncate(0)
+        try:
+            yield killed
+        finally:
+            file.truncate(0)
+
+
+def _locked(file: IO[str]) -> bool:
+    """Takes the lock; a second's patience, as somebody who only looks (:func:`holder`) holds it for a moment too."""
+    for _ in range(20):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.05)
+    return False
 
 
 def holder(path: Path) -> int | None:

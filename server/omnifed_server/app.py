@@ -10,20 +10,26 @@ from pathlib import Path
 from omnifed.errors import OmniFedError
 from omnifed.events import EventLog
 from omnifed.files import write_json
+from omnifed.processes import alone
 from omnifed.transport.apps import server_app
 from omnifed.transport.flower_compat import Grid
 from omnifed.transport.patience import DEPLOYED, Pace
 from omnifed.transport.pool import TaskPool
-from omnifed_server.app_files import CONFIG, EVENTS, OUTCOME, PROCESS, RUN
+from omnifed_server.app_files import CONFIG, EVENTS, LOCK, OUTCOME, PROCESS, RUN
 from omnifed_server.federation_file import FederationConfig
 
 
 def main(grid: Grid) -> None:
     """Runs the campaign from where its folder stands; how it ended is in ``outcome.json``."""
+    folder = Path(os.environ[RUN])
+    with alone(folder / LOCK, "the campaign"):
+        write_json(folder / PROCESS, {"pid": os.getpid()})
+        _run(grid, folder)
+
+
+def _run(grid: Grid, folder: Path) -> None:
     from omnifed_server.campaign import run_campaign
 
-    folder = Path(os.environ[RUN])
-    write_json(folder / PROCESS, {"pid": os.getpid()})
     config = FederationConfig.model_validate_json((folder / CONFIG).read_bytes())
     events = EventLog(folder / EVENTS)
     pool = TaskPool(

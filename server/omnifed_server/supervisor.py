@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from omnifed.errors import OmniFedError
 from omnifed.events import EventLog
 from omnifed.files import write_atomic, write_json
-from omnifed.processes import Child, Stop, alone, flower, flower_env, listens
-from omnifed_server.app_files import CONFIG, EVENTS, OUTCOME, PROCESS, RUN
+from omnifed.processes import Child, Stop, alone, flower, flower_env, holder, listens
+from omnifed.tail import Tail
+from omnifed_server.app_files import CONFIG, EVENTS, LOCK, OUTCOME, PROCESS, RUN
 from omnifed_server.federation_file import FederationConfig
 
 POLL_S = 0.5
@@ -23,7 +26,11 @@ HEALTHY_S = 90.0
 """Seconds that a SuperLink has to answer; it takes some three on an idle machine."""
 SUBMIT_S = 120.0
 MAX_CRASHES = 8
-"""Crashes in a row without a new event, after which the campaign is left to a person."""
+"""Crashes in a row without a new result, after which the campaign is left to a person."""
+ENDING_S = 15.0
+"""Seconds that the programs of a killed coordinator may take to notice it and leave the port."""
+RESULTS = ("teach", "round", "aggregate", "evaluate", "export")
+"""Events that mean that a campaign has moved on."""
 LINK = "coordinator"
 FINISHED, PAUSED, BROKEN = 0, 3, 4
 """Exit statuses: the campaign is finished; it cannot go on without a person (too few sites, a full disk) and is kept;
@@ -82,22 +89,24 @@ class Coordinator:
             OmniFedError: OF552 if a coordinator works in the folder already, OF554 if the port is taken, OF555 if
                 Flower cannot be kept running.
         """
-        with alone(self.folder / "server.lock", "a coordinator"):
+        with alone(self.folder / "server.lock", "a coordinator") as killed:
             (self.folder / OUTCOME).unlink(missing_ok=True)
             write_json(self.folder / CONFIG, self.config.model_dump(mode="json"))
             self._write_flower()
-            self._check_port()
+            self._end_application()
+            self._check_port(ENDING_S if killed else 0.0)
             try:
                 return self._loop(tick)
             except Stop:
                 self.link.stop()
+                self._end_application()
                 EventLog(self.folder / EVENTS).add("campaign", {"state": "stopped", "name": self.config.name})
                 raise
             finally:
                 self.link.stop()
 
     def _loop(self, tick: Callable[[], None]) -> int:
-        crashes, size = 0, -1
+        crashes, done = 0, -1
         while True:
             if self.link.poll() is not None or not self.link.starts:
                 self._start_link()
@@ -112,8 +121,8 @@ class Coordinator:
                 if cause:
                     break
                 time.sleep(POLL_S)
-            now = _size(self.folder / "events.jsonl")
-            crashes, size = (crashes + 1 if now == size else 1), now
+            now = _progress(self.folder / EVENTS)
+            crashes, done = (crashes + 1 if now == done else 1), now
             if crashes > MAX_CRASHES:
                 raise _broken(f"{cause}, {crashes} times without progress", self.link)
             self.say(f"{cause}; the campaign is taken up again")
@@ -144,16 +153,27 @@ class Coordinator:
 
     def _submit(self) -> None:
         """Hands Flower the application, a few lines that only point at the installed package."""
+        self._end_application()
         (self.folder / PROCESS).unlink(missing_ok=True)
         command = ["flwr", "run", str(self.folder / "app"), LINK, "--format", "json"]
         env = os.environ | self.env
-        result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=SUBMIT_S)
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=SUBMIT_S)
+            said = "" if not result.returncode else f"status {result.returncode}: {result.stderr or result.stdout}"
+        except subprocess.TimeoutExpired:
+            said = f"no answer within {SUBMIT_S:.0f} s"
         self.submitted = time.monotonic()
-        if result.returncode:
-            self.say(
-                f"flwr run ended with status {result.returncode}: {(result.stderr or result.stdout).strip()[-400:]}"
-            )
+        if said:
+            self.say(f"flwr run ended with {said.strip()[-400:]}")
             self.submitted -= SUBMIT_S
+
+    def _end_application(self) -> None:
+        """Ends an application that outlived its SuperLink or its supervisor: it would write beside the next one."""
+        until = time.monotonic() + ENDING_S
+        while (pid := holder(self.folder / LOCK)) and time.monotonic() < until:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.1)
 
     def _write_flower(self) -> None:
         import omnifed
@@ -178,8 +198,11 @@ class Coordinator:
         except OSError:
             return False
 
-    def _check_port(self) -> None:
-        if listens(self._address().rpartition(":")[0].strip("[]"), self.config.port):
+    def _check_port(self, patience_s: float) -> None:
+        host, until = self._address().rpartition(":")[0].strip("[]"), time.monotonic() + patience_s
+        while (taken := listens(host, self.config.port)) and time.monotonic() < until:
+            time.sleep(0.2)
+        if taken:
             raise OmniFedError(
                 "OF554",
                 "The coordinator's port must be free.",
@@ -215,8 +238,11 @@ def _zombie(pid: int) -> bool:
         return False
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
+def _progress(path: Path) -> int:
+    """Results in an event log. Other events are no progress: an application that crashes again and again greets the
+    sites each time.
+    """
+    return sum(event.get("event") in RESULTS and not event.get("again") for event in Tail(path).read())
 
 
 def _broken(cause: str, link: Child) -> OmniFedError:
