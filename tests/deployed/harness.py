@@ -239,6 +239,9 @@ class Federation:
 
     def processes(self) -> list[Process]:
         """Those of this federation that run now, whoever is their parent."""
+        for started in (self.server, *self.clients.values()):
+            if started:
+                started.poll()  # a zombie looks alive to its children, and would stay one until it is asked for
         raw = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and (found := _inspect(entry, self.mark)):
