@@ -179,7 +179,7 @@ class FitReply(ReplyBase):
     """Result of a round; the state travels beside it.
 
     Attributes:
-        n: training cases (the weight of the mean is derived from it).
+        n: training cases (the weight of the mean is derived from it); bounded, as a weight must fit a float.
         loss: mean loss of the round, and each of its parts by name.
         dice: validation Dice of the trained model, 0..1.
         adopted: whether the gate adopted the new model.
@@ -188,7 +188,7 @@ class FitReply(ReplyBase):
     """
 
     kind: Literal["fit"] = "fit"
-    n: int = Field(ge=0)
+    n: int = Field(ge=0, le=1_000_000_000)
     steps: int = Field(ge=0)
     loss: dict[str, float]
     dice: float

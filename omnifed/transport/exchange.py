@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections import Counter
@@ -226,6 +227,15 @@ def finite(state: State) -> bool:
     return all(np.isfinite(value).all() for value in state.values() if value.dtype.kind == "f")
 
 
+def _finite_figures(reply: Reply) -> bool:
+    # An honest site cannot send such a figure; one that does must not spoil the scales or the records of all.
+    try:
+        json.dumps(reply.model_dump(), allow_nan=False)
+    except ValueError:
+        return False
+    return True
+
+
 def _check(reply: Reply, state: State, site: str, task: Task) -> None:
     if isinstance(reply, FailedReply):
         return
@@ -237,7 +247,7 @@ def _check(reply: Reply, state: State, site: str, task: Task) -> None:
             seen=f"asked {task.kind} {task.id} of {site}, got {reply.kind} {reply.id} from {reply.site}",
             remedy="Install the same omnifed release at the coordinator and at the site.",
         )
-    if not finite(state):
+    if not (finite(state) and _finite_figures(reply)):
         raise OmniFedError(
             "OF505",
             "Figures and weights that leave a site must be finite numbers.",

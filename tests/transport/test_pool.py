@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 
 import numpy as np
+import pytest
 
 from omnifed.federation.tasks import FitReply, FitTask, HelloReply, HelloTask
 from omnifed.models.spec import StudentSpec
 from omnifed.training.spec import TrainSpec
 from omnifed.transport.apps import client_app, server_app
-from omnifed.transport.flower_compat import ClientApp, Context, Message, RecordDict
+from omnifed.transport.flower_compat import ClientApp, ConfigRecord, Context, Message, RecordDict
 from omnifed.transport.inprocess import InProcessGrid
 from omnifed.transport.pool import TaskPool
+from omnifed.transport.records import HEAD, STATE, pack, task_of
 
 
 class Adder:
@@ -223,3 +226,23 @@ def test_flowers_own_strategy_runs_over_the_grid():
     strategy = FedAvg(fraction_evaluate=0.0)
     result = strategy.start(grid=grid, initial_arrays=ArrayRecord([np.zeros(2, np.float32)]), num_rounds=2)
     np.testing.assert_array_equal(result.arrays.to_numpy_ndarrays()[0], np.float32([4, 4]))
+
+
+@pytest.mark.parametrize(
+    ("figures", "code"),
+    [({"dice": math.nan}, "OF505"), ({"scales": {"logits": math.inf}}, "OF505"), ({"n": 10**400}, "OF503")],
+)
+def test_a_figure_that_no_honest_site_sends_is_a_miss(figures, code):
+    def answer(message, context):
+        task, _ = task_of(message.content)
+        reply, state = Adder("a").execute(task, {})
+        body = json.dumps({**reply.model_dump(), **(figures if task.kind == "fit" else {})})
+        packed = pack(state)
+        head = ConfigRecord({"body": body, "layout": packed.layout})
+        return Message(RecordDict({HEAD: head, STATE: packed.arrays}), reply_to=message)
+
+    app = ClientApp()
+    app.query("hello")(answer)
+    app.train("fit")(answer)
+    (arrival,) = TaskPool(InProcessGrid(app, ["a"])).run(tasks("a"))
+    assert arrival.reply.code == code
