@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -30,6 +30,7 @@ class Child:
         log: file that its output is appended to.
         env: added to this process's environment.
         longest_pause_s: of the pauses between two starts, which double from one second.
+        ready: :meth:`keep_alive` starts the program only when this is true.
     """
 
     def __init__(
@@ -40,9 +41,10 @@ class Child:
         *,
         env: Mapping[str, str] | None = None,
         longest_pause_s: float = 30.0,
+        ready: Callable[[], bool] = lambda: True,
     ) -> None:
         self.name, self.command, self.log, self.env = name, list(command), log, dict(env or {})
-        self.longest_pause_s = longest_pause_s
+        self.longest_pause_s, self.ready = longest_pause_s, ready
         self.starts = 0
         self.quick_ends = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -77,20 +79,20 @@ class Child:
         self._started = time.monotonic()
 
     def keep_alive(self) -> int | None:
-        """Starts the program again if it has ended and its pause is over.
+        """Starts the program, or starts it again if it has ended and its pause is over.
 
         Returns:
             The exit status that was noticed by this call; None if there is nothing new.
         """
         status = self.poll()
-        if self._process is None or status is None:
+        if self._process is not None and status is None:
             return None
         if self._started:
             self.quick_ends = self.quick_ends + 1 if time.monotonic() - self._started < 20 else 0
             self._started = 0.0
             self._again = time.monotonic() + min(self.longest_pause_s, 2.0 ** min(self.quick_ends, 10) - 1)
             return status
-        if time.monotonic() >= self._again:
+        if time.monotonic() >= self._again and self.ready():
             self.start()
         return None
 

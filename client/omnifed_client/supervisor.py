@@ -11,6 +11,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from omnifed.errors import OmniFedError
@@ -24,6 +25,8 @@ SILENCE_S = 90.0
 """A node without an answer for three heartbeats, while the coordinator is there, is a zombie."""
 PLAIN_AFTER = 3
 """Quick ends of the forking SuperExec after which Flower's own way to start an application is used."""
+TASK_LOST = 75
+"""Exit status of a SuperExec one of whose tasks ended without an answer; no sign of another Flower."""
 POLL_S = 0.5
 
 
@@ -110,7 +113,9 @@ class Site:
                 *("superexec", "--runtime-api-address", f"127.0.0.1:{port}", "--app", "omnifed_client.app:app"),
                 *("--superexec-auth-secret-file", str(secret)),
             )
-            self.exec = Child("exec", execute, logs / "exec.log", env=env)
+            # Without its SuperNode it would wait, and look again after up to ten seconds only.
+            there = partial(listens, "127.0.0.1", port)
+            self.exec = Child("exec", execute, logs / "exec.log", env=env, ready=there)
             self.children = (self.worker, self.node, self.exec)
         self._runtime, self._port = runtime, port
 
@@ -143,7 +148,7 @@ class Site:
                 remedy="Choose another node_port, or 0 for any free one.",
             )
         for child in self.children:
-            child.start()
+            child.keep_alive()
         self._node_since = time.time()
 
     def _ended(self, child: Child, status: int) -> None:
@@ -154,13 +159,19 @@ class Site:
             self.say(f"the connection ended ({cause}); connecting again")
         else:
             self.say(f"the {child.name} process ended ({cause}); it is started again, see {child.log}")
-        if self.warm and child is self.exec and child.quick_ends >= PLAIN_AFTER:
+        if not self.warm or child is not self.exec:
+            return
+        if status > 0 and status != TASK_LOST and child.quick_ends >= PLAIN_AFTER:
             self.say("warm tasks do not work with this Flower: falling back to a new process for each")
             for other in self.children:
                 other.stop()
             self.warm = False
             self._make(self._runtime)
             self._start()
+        else:
+            # The SuperNode would wait for the task that was lost with it, and do nothing else; the coordinator sends it
+            # again to the next one.
+            self.node.stop()
 
     def _watch_node(self) -> None:
         """Tells when the coordinator comes and goes, and restarts a node that no longer hears it."""

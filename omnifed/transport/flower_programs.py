@@ -25,6 +25,8 @@ STATUS = "OMNIFED_NODE_STATUS"
 """Environment variable: file in which a SuperNode notes its last contact and what it delivered."""
 IDLE_S = 1.0
 """Longest sleep of an idle SuperNode. Flower's 3 s is most of the time between two rounds on a quick network."""
+TASK_LOST = 75
+"""Exit status of a SuperExec one of whose tasks ended without an answer."""
 ENDED = 70
 """Exit status of a program that returned although it should run for ever."""
 
@@ -118,10 +120,17 @@ class ForkExecutor:
             os._exit(status)
 
     def reconcile(self) -> None:
-        """Reaps finished workers; ends with the parent."""
+        """Reaps finished workers; ends with the parent, or with a worker that was killed.
+
+        The SuperNode knows nothing of that worker's end and would wait for it: both are started again.
+        """
         for pid in list(self.children):
-            if os.waitpid(pid, os.WNOHANG)[0]:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
                 self.children.discard(pid)
+                if os.WIFSIGNALED(status):
+                    self.close()
+                    os._exit(TASK_LOST)
         if os.getppid() != self.parent:
             self.close()
             os._exit(0)
