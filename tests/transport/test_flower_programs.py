@@ -1,0 +1,141 @@
+"""What our programs take for granted of Flower's insides. A Flower that changes its launch fails here first."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from omnifed.transport import flower_programs
+from omnifed.transport.flower_programs import IDLE_S, ForkExecutor, _NodeStatus, _QuickTime
+
+
+def parameters(function: object) -> list[str]:
+    return list(inspect.signature(function).parameters)  # type: ignore[arg-type]
+
+
+def test_the_executor_has_what_flowers_protocol_asks() -> None:
+    from flwr.supercore.superexec.executor import Executor
+
+    methods = {name for name, value in vars(Executor).items() if inspect.isfunction(value) and not name.startswith("_")}
+    assert methods == {"get_eligible_capacity", "wait_for_capacity", "launch", "reconcile", "close"}
+    for name in ("get_eligible_capacity", "launch", "reconcile", "close"):
+        assert parameters(getattr(ForkExecutor, name)) == parameters(getattr(Executor, name)), name
+
+
+def test_the_superexec_asks_for_its_executor_where_we_replace_it() -> None:
+    from flwr.supercore.constant import TaskType
+    from flwr.supercore.superexec import run_superexec
+
+    assert "get_executor(" in inspect.getsource(run_superexec.run_superexec)
+    assert {"runtime_api_address", "insecure", "superexec_auth_secret"} <= set(parameters(run_superexec.run_superexec))
+    executor = ForkExecutor(lambda *args: None, os.getppid())
+    assert executor.get_eligible_capacity(set(TaskType)) == ({TaskType.CLIENT_APP}, set())
+
+
+def test_a_client_app_is_loaded_where_we_replace_it() -> None:
+    from flwr.supernode.runtime import run_clientapp as module
+
+    source = inspect.getsource(module.run_clientapp)
+    assert "install_from_fab(fab.content, skip_prompt=True)" in source
+    assert "get_load_client_app_fn(" in source
+    assert parameters(module.run_clientapp)[:3] == ["runtime_api_address", "token", "insecure"]
+    assert "parent_pid" in parameters(module.run_clientapp)
+
+
+def test_an_execution_says_what_a_fork_needs() -> None:
+    from flwr.supercore.superexec.executor import ExecutionSpec
+
+    assert {"runtime_api_address", "token", "insecure", "fab_hash"} <= set(parameters(ExecutionSpec))
+
+
+def test_the_node_sleeps_and_pushes_where_we_watch_it() -> None:
+    from flwr.supernode import start_client_internal as node
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+
+    assert parameters(node._push_messages) == ["state", "object_store", "send", "push_object"]
+    assert "time.sleep(3)" in inspect.getsource(node.start_client_internal)
+    assert callable(FleetHttpClient.PullMessages)
+    assert callable(FleetHttpClient.SendNodeHeartbeat)
+
+
+def test_flowers_commands_have_the_options_that_we_give() -> None:
+    from flwr.superlink.cli.flower_superlink import _parse_args_run_superlink
+    from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode
+
+    node = {option for action in _parse_args_run_supernode()._actions for option in action.option_strings}
+    assert {"--superlink", "--host", "--port", "--node-config", "--insecure", "--root-certificates"} <= node
+    assert {"--isolation", "--superexec-auth-secret-file"} <= node
+    link = {option for action in _parse_args_run_superlink()._actions for option in action.option_strings}
+    assert {"--host", "--port", "--insecure", "--disable-runtime-dependency-installation"} <= link
+    assert {"--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certfile"} <= link
+
+
+def test_a_long_sleep_is_cut_and_the_rest_of_time_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(flower_programs.time, "sleep", slept.append)
+    quick = _QuickTime()
+    quick.sleep(3)
+    quick.sleep(0.5)
+    assert slept == [IDLE_S, 0.5]
+    assert quick.monotonic is time.monotonic
+
+
+def until(done, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_launch_forks_works_and_is_reaped(tmp_path: Path) -> None:
+    def work(address: str, token: str, *, insecure: bool, parent_pid: int) -> None:
+        (tmp_path / "seen").write_text(json.dumps([address, token, insecure, parent_pid, os.getpid()]))
+        raise SystemExit(0)
+
+    executor = ForkExecutor(work, os.getppid())
+    spec = SimpleNamespace(runtime_api_address="h:1", token="t", insecure=True)
+    assert executor.launch(spec).status == "accepted"
+    until(lambda: (executor.reconcile(), not executor.children)[1])
+    address, token, insecure, parent, pid = json.loads((tmp_path / "seen").read_text())
+    assert (address, token, insecure, parent) == ("h:1", "t", True, os.getpid())
+    assert pid != os.getpid()
+
+
+def test_a_fork_that_fails_ends_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    def work(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("/data/Müller")
+
+    executor = ForkExecutor(work, os.getppid())
+    executor.launch(SimpleNamespace(runtime_api_address="h:1", token="t", insecure=True))
+    until(lambda: (executor.reconcile(), not executor.children)[1])
+    assert capfd.readouterr().err == "clientapp: RuntimeError\n"
+
+
+def test_a_node_notes_contacts_and_what_it_delivered(tmp_path: Path) -> None:
+    status = _NodeStatus(tmp_path / "node.json")
+    assert status.watch(lambda x: x + 1)(1) == 2
+    assert json.loads(status.path.read_text())["contact"] == pytest.approx(time.time(), abs=5)
+
+    def push(*, state: list[str], object_store: object, send, push_object) -> None:
+        for kind in state:
+            try:
+                send(SimpleNamespace(metadata=SimpleNamespace(message_type=kind)))
+                push_object("x")
+            except OSError:
+                pass
+
+    def broken(name: str) -> None:
+        raise OSError
+
+    counted = status.count(push)
+    counted(state=["query.hello"], object_store=None, send=lambda m: None, push_object=lambda o: None)
+    counted(state=["train.fit"], object_store=None, send=lambda m: None, push_object=lambda o: None)
+    counted(state=["train.fit"], object_store=None, send=lambda m: None, push_object=broken)
+    found = json.loads(status.path.read_text())
+    assert (found["delivered"], found["lost"]) == (1, 1)
