@@ -19,19 +19,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import Scores, compare, read, simulate
+from arms import SALT, Scores, compare, read, simulate
 
 WIRES = ("fp32", "bf16", "int8-delta")
 ARM = "fedbn"
 
 
 def phantoms(known: argparse.Namespace, seed: int) -> Path:
-    """The sites of a seed, made once: runs that share their files share the names of their cases."""
+    """The sites of a seed, made once for all wires."""
     folder = known.out / f"sites-{seed}"
     command = [str(Path(sys.executable).parent / "omnifed-sim"), "phantoms", str(folder), "--preset", known.preset]
     command += ["--seed", str(seed), "--image-size", str(known.image_size)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder
+
+
+def salted(run: Path, data: Path) -> None:
+    """One salt for the case ids of all runs, so that a case has one name in all of them."""
+    for site in sorted(path for path in data.iterdir() if path.is_dir()):
+        folder = run / "sites" / site.name / "data"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".salt").write_bytes(SALT)
 
 
 def traffic(run: Path) -> dict[str, int]:
@@ -56,6 +64,7 @@ def measure(known: argparse.Namespace, options: list[str]) -> dict[str, Any]:
 
     def run(which: tuple[str, int]) -> Path:
         wire, seed = which
+        salted(known.out / wire / f"seed-{seed}", data[seed])
         return simulate([*options, "--data", str(data[seed]), "--wire", wire], seed, known.out / wire)
 
     with ThreadPoolExecutor(known.jobs) as pool:
