@@ -84,7 +84,8 @@ class Roster:
             if not reply.instance or self.nodes[holder].instance != reply.instance:
                 self._refuse(node, reply, "OF508", "Each site must have its own registered name.")
                 return
-            del self.nodes[holder]
+            # It was restarted before its end was noticed: whoever watches must still see that it was away.
+            self.forget(holder, "OF506", "A node must stay connected.")
         self.nodes[node] = reply
         self.failed.pop(reply.site, None)
         fields = reply.model_dump(include={"version", "train", "val", "test", "modality"})
