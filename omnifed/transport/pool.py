@@ -127,7 +127,10 @@ class TaskPool:
         """
         record = to_record(task, state, protocol=self.roster.protocol_of(node))
         group = task.id.rpartition(".")[0]
-        message = Message(record, node, ROUTES[task.kind], ttl=deadline_s or NO_DEADLINE_S, group_id=group)
+        # Between machines the deadline is kept here alone: a message that expires at the SuperLink is reported as lost,
+        # and a reply would be judged by the clock of its site.
+        limit = NO_DEADLINE_S if self.patience.ping_s else deadline_s or NO_DEADLINE_S
+        message = Message(record, node, ROUTES[task.kind], ttl=limit, group_id=group)
         ids = list(self.grid.push_messages([message]))
         return (ids[0] or "") if ids else "", size_of(record)
 

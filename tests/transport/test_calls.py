@@ -8,6 +8,7 @@ from test_pool import Adder, tasks
 
 from omnifed.transport.apps import client_app
 from omnifed.transport.calls import Calls
+from omnifed.transport.exchange import NO_DEADLINE_S
 from omnifed.transport.inprocess import InProcessGrid
 from omnifed.transport.patience import Patience
 from omnifed.transport.pool import TaskPool
@@ -169,3 +170,15 @@ def test_a_site_that_hangs_is_waited_for_where_the_quorum_needs_it():
         codes[arrival.site] = getattr(arrival.reply, "code", "")
         grid.free = True
     assert codes == {"a": "", "b": ""}
+
+
+@pytest.mark.parametrize(("patience", "ttl"), [(Patience(), 2.0), (DEPLOYED, NO_DEADLINE_S)])
+def test_between_machines_only_the_coordinator_s_clock_keeps_a_deadline(patience, ttl):
+    grid = InProcessGrid(client_app(Adder), ["a"])
+    pool = TaskPool(grid, poll_s=0.01, patience=patience)
+    seen = []
+    pool.hello()
+    push = grid.push_messages
+    grid.push_messages = lambda messages: [seen.extend(m.metadata.ttl for m in messages), push(messages)][1]
+    list(pool.run(tasks("a"), deadline_s=2.0))
+    assert seen == [ttl]
