@@ -25,6 +25,7 @@ class Crashing(Coordinator):
 
     news: tuple[tuple[str, dict[str, object]], ...] = ()
     outcome_after = 10**6
+    silent = False
 
     def _start_link(self) -> None:
         self.link.command = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -38,7 +39,8 @@ class Crashing(Coordinator):
         log.add("campaign", {"state": "resumed"})
         for event, values in self.news[self.starts - 1 : self.starts]:
             log.add(event, values)
-        write_json(self.folder / PROCESS, {"pid": dead.pid})
+        if not self.silent:
+            write_json(self.folder / PROCESS, {"pid": dead.pid})
         if self.starts > self.outcome_after:
             write_json(self.folder / OUTCOME, {"state": "finished", "code": "", "message": ""})
 
@@ -69,6 +71,15 @@ def test_results_that_are_told_again_are_none(crashing: Crashing) -> None:
     with pytest.raises(OmniFedError):
         crashing.run()
     assert crashing.starts == 9
+
+
+def test_an_application_that_never_says_who_it_is_is_started_again(
+    crashing: Crashing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashing.silent = True
+    monkeypatch.setattr(supervisor, "SUBMIT_S", -1.0)
+    with pytest.raises(OmniFedError, match="did not start, 9 times"):
+        crashing.run()
 
 
 def test_an_application_that_outlived_its_supervisor_is_ended(tmp_path: Path) -> None:
