@@ -9,6 +9,8 @@ import socket
 import ssl
 import subprocess
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,6 +153,10 @@ def test_trains_through_proxies(tmp_path: Path) -> None:
                 "/v1/fleet/%2e%2e/control/list-runs", "//v1//control/list-runs", "/V1/CONTROL/list-runs", "/health/x",
             ]  # fmt: skip
             assert {path: ask(port, roots, "POST", path) for path in closed} == dict.fromkeys(closed, 404)
+            # What is hidden is really there, on loopback.
+            with pytest.raises(urllib.error.HTTPError) as answer:
+                urllib.request.urlopen(f"http://127.0.0.1:{federation.port}/v1/control/list-runs", b"", timeout=10)
+            assert answer.value.code not in (404, 502)
             assert ask(port, roots, "GET", "/v1/fleet/pull-messages") == 403
             assert ask(port, roots, "POST", "/health") == 403
             assert ask(port, roots, "GET", "/health") == 200
