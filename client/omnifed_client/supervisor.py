@@ -23,6 +23,8 @@ from omnifed_client.state_checks import stamp_state
 
 SILENCE_S = 90.0
 """A node without an answer for three heartbeats, while the coordinator is there, is a zombie."""
+ENDING_S = 15.0
+"""Seconds that the node of a killed client may take to notice it and leave its port."""
 PLAIN_AFTER = 3
 """Quick ends of the forking SuperExec after which Flower's own way to start an application is used."""
 TASK_LOST = 75
@@ -43,7 +45,7 @@ class Site:
         self.config, self.say, self.once = config, say, once
         self.warm = config.warm
         self.connected: bool | None = None
-        self._node_since = 0.0
+        self._node_since = self._ending_s = 0.0
 
     def run(self, tick: Callable[[Site], None] = lambda site: None) -> int:
         """Runs until it is stopped, or once.
@@ -59,7 +61,8 @@ class Site:
         """
         state = self.config.state
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with alone(state / "client.lock", f"the client of {self.config.site}"):
+        with alone(state / "client.lock", f"the client of {self.config.site}") as killed:
+            self._ending_s = ENDING_S if killed else 0.0
             stamp_state(self.config)
             # Sockets have short names only, so not below the state folder.
             runtime = Path(tempfile.mkdtemp(prefix="omnifed-"))
@@ -140,11 +143,14 @@ class Site:
             time.sleep(POLL_S)
 
     def _start(self) -> None:
-        if self.config.node_port and listens("127.0.0.1", self.config.node_port):
+        port, until = self.config.node_port, time.monotonic() + self._ending_s
+        while (taken := bool(port) and listens("127.0.0.1", port)) and time.monotonic() < until:
+            time.sleep(0.2)
+        if taken:
             raise OmniFedError(
                 "OF553",
                 "The local port of a site's node must be free.",
-                seen=str(self.config.node_port),
+                seen=str(port),
                 remedy="Choose another node_port, or 0 for any free one.",
             )
         for child in self.children:

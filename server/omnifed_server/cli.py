@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,9 +117,10 @@ def stop(
     if pid is None:
         typer.echo("no coordinator runs there")
         return
-    os.kill(pid, signal.SIGTERM)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
     until = time.monotonic() + wait
-    while holder(lock) is not None:
+    while holder(lock) == pid:
         if time.monotonic() >= until:
             raise OmniFedError(
                 "OF556", "A coordinator that is told to stop must end.", seen=f"process {pid}", remedy=f"kill -9 {pid}"
