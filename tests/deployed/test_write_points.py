@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ HOOKS = Path(__file__).parent / "hooks"
 def test_the_coordinator_is_killed_at_every_write(tmp_path: Path, references: References) -> None:
     notes = tmp_path / "kills"
     env = {
-        "PYTHONPATH": str(HOOKS),
+        "PYTHONPATH": os.pathsep.join([str(HOOKS), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "OMNIFED_TEST_KILLS": str(notes),
         "OMNIFED_TEST_RUN": str(tmp_path / "federation" / "run"),
     }
