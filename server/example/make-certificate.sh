@@ -8,6 +8,10 @@ umask 077
 mkdir -p tls
 cd tls
 
+if [ -f ca.pem ] && [ ! -f ca.key ]; then
+    echo "tls/ca.pem is there without tls/ca.key: put the key back; a new authority would shut all sites out" >&2
+    exit 2
+fi
 if [ ! -f ca.key ]; then
     openssl ecparam -name prime256v1 -genkey -noout -out ca.key
     openssl req -x509 -new -key ca.key -sha256 -days 3650 -out ca.pem -subj "/CN=OmniFed authority of $1" \

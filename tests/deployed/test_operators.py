@@ -86,3 +86,7 @@ def test_certificate_is_renewed_under_the_same_authority(tmp_path: Path) -> None
     assert second != first
     assert (tmp_path / "tls" / "ca.key").stat().st_mode & 0o077 == 0
     assert (tmp_path / "tls" / "server.key").stat().st_mode & 0o077 == 0
+    (tmp_path / "tls" / "ca.key").unlink()
+    with pytest.raises(subprocess.CalledProcessError):
+        make("fed.example.org")
+    assert (tmp_path / "tls" / "ca.pem").read_bytes() == authority
