@@ -62,14 +62,15 @@ class SiteExecutor:
             The reply and the arrays that travel with it.
         """
         try:
-            done = self.store.finished(task)
+            store = self.store.of(task.campaign)
+            done = store.finished(task)
             if done is not None:
                 return done
             started = time.perf_counter()
-            reply, upload = self._do(task, state)
+            reply, upload = self._do(task, state, store)
             reply = reply.model_copy(update={"seconds": time.perf_counter() - started})
             if not isinstance(task, HelloTask):
-                self.store.finish(task, reply, upload)
+                store.finish(task, reply, upload)
             return reply, upload
         except OmniFedError as error:
             log.error("task %s failed: %s", task.id, error)
@@ -83,7 +84,7 @@ class SiteExecutor:
             log.exception("task %s failed", task.id, exc_info=error)
             return self._failed(task, "OF512", rule), {}
 
-    def _do(self, task: Task, state: State) -> tuple[Reply, State]:
+    def _do(self, task: Task, state: State, store: SiteStore) -> tuple[Reply, State]:
         too_old = task.oldest > PROTOCOL if isinstance(task, HelloTask) else task.protocol > PROTOCOL
         if too_old or task.protocol < MIN_PROTOCOL:
             raise OmniFedError(
@@ -95,13 +96,13 @@ class SiteExecutor:
         if isinstance(task, HelloTask):
             return self._hello(task), {}
         if isinstance(task, TeachTask):
-            return teaching.teach(task, self.data, self.store, self.checkpoints, self.progress), {}
+            return teaching.teach(task, self.data, store, self.checkpoints, self.progress), {}
         if isinstance(task, FitTask):
-            lesson = teaching.lesson_of(task.teacher, self.store)
-            return student.fit_round(task, state, self.data, self.store, lesson, self.progress)
+            lesson = teaching.lesson_of(task.teacher, store)
+            return student.fit_round(task, state, self.data, store, lesson, self.progress)
         if isinstance(task, ExportTask):
-            return exporting.export(task, self.data, self.store), {}
-        return self._evaluate(task, state), {}
+            return exporting.export(task, self.data, store), {}
+        return self._evaluate(task, state, store), {}
 
     def _hello(self, task: HelloTask) -> HelloReply:
         config, data = self.data.config, self.data
@@ -122,38 +123,38 @@ class SiteExecutor:
             instance=self.store.instance,
         )
 
-    def _evaluate(self, task: EvaluateTask, state: State) -> EvaluateReply:
+    def _evaluate(self, task: EvaluateTask, state: State, store: SiteStore) -> EvaluateReply:
         split = self.data.val if task.split == "val" else self.data.test
         if task.which == "teacher":
-            teacher = teaching.load_teacher(task.teacher, self.data, self.store, self.checkpoints)
+            teacher = teaching.load_teacher(task.teacher, self.data, store, self.checkpoints)
             predicted = predict_masks(teacher.predict, split)
         else:
-            weights = self._weights(task, state)
+            weights = self._weights(task, state, store)
             predicted = predict_masks(student.student_from(weights, task.student, self.data.config.spec), split)
             if task.adopt:
-                self._adopt(task, weights, mean_dice(predicted, split))
+                self._adopt(task, store, weights, mean_dice(predicted, split))
         cases = score_cases(predicted, split)
-        self.store.save_evaluation(task.arm, task.which, task.split, predicted, cases.values)
+        store.save_evaluation(task.arm, task.which, task.split, predicted, cases.values)
         scores = summarise(cases, list(self.data.config.labels.values()))
         return EvaluateReply(id=task.id, site=self.data.config.name, n=len(cases.ids), scores=scores)
 
-    def _weights(self, task: EvaluateTask, state: State) -> State:
+    def _weights(self, task: EvaluateTask, state: State, store: SiteStore) -> State:
         if task.which == "given":
             return state
         if task.which == "adopted":
-            return self.store.adopted(task.arm)[0]
-        own = self.store.last_model(task.arm)
+            return store.adopted(task.arm)[0]
+        own = store.last_model(task.arm)
         if not own:
             return state
         groups = student.student_from(own, task.student, self.data.config.spec).layer_groups()
         return own | student.incoming(state, partition(groups, task.local_layers), first=False)
 
-    def _adopt(self, task: EvaluateTask, weights: State, dice: float) -> None:
+    def _adopt(self, task: EvaluateTask, store: SiteStore, weights: State, dice: float) -> None:
         if task.split != "val":
             raise OmniFedError("OF515", "A model is adopted by its validation cases, never by its test cases.")
-        best, best_dice = self.store.adopted(task.arm)
+        best, best_dice = store.adopted(task.arm)
         better = dice >= best_dice
-        self.store.save_final(task.arm, weights if better else best, dice if better else best_dice)
+        store.save_final(task.arm, weights if better else best, dice if better else best_dice)
 
     def _failed(self, task: Task, code: str, rule: str) -> FailedReply:
         return FailedReply(id=task.id, site=self.data.config.name, code=code, rule=rule)

@@ -16,7 +16,7 @@ from omnifed_client.student import student_from
 
 def model_path(store: SiteStore, arm: str) -> Path:
     """Where the site finds the model of an arm."""
-    return store.folder / "models" / arm / "model.onnx"
+    return store.own / "models" / arm / "model.onnx"
 
 
 def export(task: ExportTask, data: SiteData, store: SiteStore) -> ExportReply:

@@ -27,12 +27,18 @@ class SiteStore:
     """The state folder of one site.
 
     Args:
-        folder: private to the site; made with mode 0700.
+        folder: private to the site; made with mode 0700. Teachers lie there, for all campaigns.
+        campaign: whose students and replies; "" for a folder that has only one.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, campaign: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder = folder
+        self.own = folder / "campaigns" / campaign if campaign else folder
+
+    def of(self, campaign: str) -> SiteStore:
+        """The same site's store of a campaign."""
+        return SiteStore(self.folder, campaign)
 
     @property
     def instance(self) -> str:
@@ -46,7 +52,7 @@ class SiteStore:
 
     def _reply(self, task: Task) -> Path:
         digest = hashlib.sha256(task.model_dump_json().encode()).hexdigest()[:24]
-        return self.folder / "replies" / task.arm / f"{task.kind}-{digest}.safetensors"
+        return self.own / "replies" / task.arm / f"{task.kind}-{digest}.safetensors"
 
     def is_finished(self, task: Task) -> bool:
         """Whether exactly this task was finished before."""
@@ -74,7 +80,7 @@ class SiteStore:
     # The student, round by round --------------------------------------------------------------------------------
 
     def _round(self, arm: str, round_: int, what: str) -> Path:
-        return self.folder / "arms" / arm / f"{what}-{round_:04d}.safetensors"
+        return self.own / "arms" / arm / f"{what}-{round_:04d}.safetensors"
 
     def save_round(self, arm: str, round_: int, state: State, meta: dict[str, Any]) -> None:
         """Keeps the site's state after a round; ``meta["adopted_round"]`` says which adopted model it refers to."""
@@ -110,7 +116,7 @@ class SiteStore:
 
     def last_round(self, arm: str, *, before: int | None = None) -> int | None:
         """The last round (below ``before``) after which the site has a state."""
-        paths = (self.folder / "arms" / arm).glob("round-*.safetensors")
+        paths = (self.own / "arms" / arm).glob("round-*.safetensors")
         rounds = [int(path.stem.rpartition("-")[2]) for path in paths]
         return max((r for r in rounds if before is None or r < before), default=None)
 
@@ -153,12 +159,12 @@ class SiteStore:
         return {} if last is None else strip_prefix("model", read_state(self._round(arm, last, "round"))[0])
 
     def _final(self, arm: str) -> Path:
-        return self.folder / "arms" / arm / "final.safetensors"
+        return self.own / "arms" / arm / "final.safetensors"
 
     # Evaluations ------------------------------------------------------------------------------------------------
 
     def _evaluation(self, arm: str, which: str, split: str) -> Path:
-        return self.folder / "arms" / arm / f"cases-{which}-{split}.safetensors"
+        return self.own / "arms" / arm / f"cases-{which}-{split}.safetensors"
 
     def save_evaluation(self, arm: str, which: str, split: str, masks: np.ndarray, values: np.ndarray) -> None:
         """Keeps predicted masks (N, H, W) and scores (N, classes - 1, metrics) of single cases: they never leave."""
@@ -171,7 +177,7 @@ class SiteStore:
 
     def fit_checkpoint(self, arm: str, round_: int) -> Path:
         """Where the training loop keeps its place within a round."""
-        return self.folder / "arms" / arm / f"fit-{round_:04d}.ckpt"
+        return self.own / "arms" / arm / f"fit-{round_:04d}.ckpt"
 
     # The teacher ------------------------------------------------------------------------------------------------
 

@@ -134,7 +134,7 @@ class Worker:
 
     def _work(self, task: Task, state: State) -> tuple[Reply, State]:
         about = {"kind": task.kind, "id": task.id}
-        again = SiteStore(self.config.state).is_finished(task)
+        again = SiteStore(self.config.state, task.campaign).is_finished(task)
         if not again:
             self.events.add("task", {**about, "state": "started"})
             self.status.begin(task.kind, task.id)
@@ -255,6 +255,7 @@ def main() -> None:
             _load_torch()
             Worker(config, Path(sys.argv[2])).serve()
         else:
+            _die_with_parent()
             _prepare(config)
     except OmniFedError as error:
         print(error, file=sys.stderr)

@@ -35,11 +35,13 @@ class TaskBase(Frozen):
         id: unique and deterministic (campaign, arm, round, site, kind); a repeated id is
             answered from the site's store.
         protocol: :data:`PROTOCOL` of the sender.
-        arm: namespace of the site's local state, so that arms of a comparison never mix.
+        campaign: whose state at the site it is about: a new campaign never meets the models of an old one.
+        arm: namespace of the site's local state within a campaign, so that arms of a comparison never mix.
     """
 
     id: str = Field(pattern=r"^[A-Za-z0-9_.:-]{1,200}$")
     protocol: int = PROTOCOL
+    campaign: str = Field("", pattern=r"^[A-Za-z0-9_-]{0,60}$")
     arm: str = Field("main", pattern=r"^[a-z0-9_-]{1,40}$")
 
 

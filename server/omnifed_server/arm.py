@@ -128,6 +128,7 @@ class ArmConfig(Frozen):
             distill = DistillSpec.model_validate({**distill.model_dump(), "scales": scales})
         return FitTask(
             id=f"{self.campaign}.{self.name}.r{round_}.{site}.fit",
+            campaign=self.campaign,
             arm=self.name,
             round=round_,
             student=self.student_of(site),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from omnifed_server.plan import DISTILLED, EXPORTED, Facts, Plan
 from omnifed_server.rounds import OnEvent
 from omnifed_server.stages import Stages
 
-ABOUT = ("role", "versions", "machine")
+ABOUT = ("role", "campaign", "versions", "machine")
 """Keys of config.json beside the configuration."""
 _PATHS = {"certificate", "key", "root_certificates", "folder"}
 log = logging.getLogger("omnifed.server")
@@ -59,10 +60,10 @@ def run_campaign(pool: TaskPool, config: FederationConfig, folder: Path, on_even
             OF531 if a stage has no quorum, OF533 for a stage before the one that it builds on, and what
             :func:`~omnifed_server.rounds.run_arm` raises.
     """
-    state = "resumed" if open_folder(config, folder) else "started"
-    on_event("campaign", {"state": state, "name": config.name})
+    unique, found = open_folder(config, folder)
+    on_event("campaign", {"state": "resumed" if found else "started", "name": config.name})
     try:
-        result = _Campaign(pool, config, folder, on_event).run()
+        result = _Campaign(pool, config, unique, folder, on_event).run()
     except OmniFedError as error:
         on_event("campaign", {"state": "failed", "name": config.name, "code": error.code, "rule": error.rule})
         raise
@@ -75,16 +76,21 @@ def run_campaign(pool: TaskPool, config: FederationConfig, folder: Path, on_even
     return result
 
 
-def open_folder(config: FederationConfig, folder: Path) -> bool:
-    """Makes RUN, or checks that it belongs to this campaign; whether it was there.
+def open_folder(config: FederationConfig, folder: Path) -> tuple[str, bool]:
+    """Makes RUN, or checks that it belongs to this campaign.
+
+    Returns:
+        The campaign's unique name, under which the sites keep its models, and whether RUN was there.
 
     Raises:
         OmniFedError: OF116 if it belongs to another configuration.
     """
     file = folder / "config.json"
     found = file.is_file()
+    unique = f"{config.name}-{secrets.token_hex(4)}"
     if found:
         old, new = json.loads(file.read_bytes()), config.lasting()
+        unique = old["campaign"]
         changed = sorted(key for key in new if new[key] != old.get(key))
         if changed:
             raise OmniFedError(
@@ -95,20 +101,21 @@ def open_folder(config: FederationConfig, folder: Path) -> bool:
             )
     about = {
         "role": "coordinator",
+        "campaign": unique,
         "versions": {"omnifed": omnifed.__version__, "python": platform.python_version()},
         "machine": {"system": platform.platform()},
     }
     # Paths of this machine are nobody else's business: a run folder is passed on.
     settings = config.model_dump(mode="json", exclude=_PATHS)
     write_json(file, {**settings, **about})
-    return found
+    return unique, found
 
 
-def plan_of(config: FederationConfig) -> Plan:
-    """What the stages need of a federation file."""
+def plan_of(config: FederationConfig, campaign: str) -> Plan:
+    """What the stages need of a federation file, for the campaign of that unique name."""
     fit = config.teacher.train.model_copy(update={"precision": config.precision})
     return Plan(
-        campaign=config.name,
+        campaign=campaign,
         sites=config.sites,
         student=config.student,
         teacher=config.teacher.model_copy(update={"train": fit}),
@@ -130,9 +137,11 @@ def plan_of(config: FederationConfig) -> Plan:
 class _Campaign:
     """One run of a campaign."""
 
-    def __init__(self, pool: TaskPool, config: FederationConfig, folder: Path, on_event: OnEvent) -> None:
+    def __init__(
+        self, pool: TaskPool, config: FederationConfig, campaign: str, folder: Path, on_event: OnEvent
+    ) -> None:
         self.pool, self.config, self.folder, self.on_event = pool, config, folder, on_event
-        self.stages = Stages(plan_of(config), pool, folder, on_event)
+        self.stages = Stages(plan_of(config, campaign), pool, folder, on_event)
         self.rows: list[MetricRow] = []
         self.units: dict[str, str] = {}
         self.arms: dict[str, ArmResult] = {}

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from omnifed.config import Frozen, load_toml
+from omnifed.config import Frozen, load_toml, parse
+from omnifed.errors import OmniFedError
 from omnifed.models.spec import StudentSpec
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
@@ -39,7 +40,7 @@ class FederationConfig(Frozen):
     """A deployed campaign.
 
     Attributes:
-        name: of the campaign; part of every task's id, so that a site never takes one campaign's task for another's.
+        name: of the campaign; with some random letters of each new run folder it is what the sites keep models under.
         sites: registered names; the order in which replies are averaged.
         arms: the methods to run, one after the other.
         stages: what to do; a stage that is left out must have been done before, in the same folder.
@@ -67,7 +68,7 @@ class FederationConfig(Frozen):
         folder: RUN; empty takes ``runs/NAME``.
     """
 
-    name: str = Field("federation", pattern=r"^[A-Za-z0-9_-]{1,60}$")
+    name: str = Field("federation", pattern=r"^[A-Za-z0-9_-]{1,50}$")
     sites: tuple[SiteName, ...] = Field(min_length=1)
     arms: tuple[Method, ...] = Field(("omnikd",), min_length=1)
     stages: tuple[Stage, ...] = Field(STAGES, min_length=1)
@@ -162,11 +163,32 @@ class FederationConfig(Frozen):
         return self.model_dump(mode="json", exclude=set(OPERATION))
 
 
-def load_federation(path: Path) -> FederationConfig:
+def load_federation(path: Path, **options: Any) -> FederationConfig:
     """Reads FED.toml.
 
+    Args:
+        path: the file.
+        options: settings that win over the file's.
+
     Raises:
-        OmniFedError: OF101 if the file cannot be read, OF102 with the path of each wrong key, OF301 for an unknown
-            student.
+        OmniFedError: OF101 if the file cannot be read, OF102 with the path of each wrong key, OF146 for plain HTTP
+            beyond this machine, OF147 for TLS without certificates, OF301 for an unknown student.
     """
-    return load_toml(FederationConfig, path)
+    config = load_toml(FederationConfig, path)
+    if options:
+        config = parse(FederationConfig, {**config.model_dump(), **options}, "the options")
+    if config.insecure and config.host not in ("127.0.0.1", "localhost", "::1"):
+        raise OmniFedError(
+            "OF146",
+            "A coordinator without TLS listens on this machine only.",
+            seen=f"insecure with host {config.host}",
+            remedy="Listen on 127.0.0.1 behind a proxy that speaks TLS, or set certificate, key, root_certificates.",
+        )
+    if not config.insecure and not all((config.certificate, config.key, config.root_certificates)):
+        raise OmniFedError(
+            "OF147",
+            "A coordinator speaks TLS, which needs certificate, key and root_certificates.",
+            seen="one of them is not set",
+            remedy="Set the three PEM files, or insecure = true for one machine or behind a proxy on it.",
+        )
+    return config

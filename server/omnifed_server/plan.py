@@ -26,7 +26,7 @@ class Plan:
     """What the stages need to know; made from a simulation's or a federation's configuration.
 
     Attributes:
-        campaign: name, the first part of every task's id.
+        campaign: unique name, the first part of every task's id.
         sites: registered names, in the order of averaging.
         student, teacher, train: what is trained and how; ``train`` is one round.
         rounds: of each arm.
@@ -105,7 +105,7 @@ def arm_config(plan: Plan, arm: str, facts: Facts, taught: tuple[str, ...]) -> A
         seed=plan.seed,
         channels=facts.channels,
         classes=facts.classes,
-        **({"wire": plan.wire} if "wire" in ArmConfig.model_fields else {}),
+        wire=plan.wire,
     )
 
 

@@ -114,7 +114,7 @@ class Stages:
         if record.is_file():
             return tuple(json.loads(record.read_bytes()))
         self.on_event("stage", {"stage": "teach", "total": len(self.plan.sites)})
-        tasks = {s: (TeachTask(id=self._id("teach", s), teacher=self.plan.teacher), State()) for s in self.plan.sites}
+        tasks = {s: (TeachTask(**self._head("teach", s), teacher=self.plan.teacher), State()) for s in self.plan.sites}
         taught = tuple(self._ask("teach", tasks, TeachReply, DISTILLED, -1))
         if not taught:
             raise OmniFedError(
@@ -154,7 +154,7 @@ class Stages:
         """Each site exports the model that it would deploy; the file stays there."""
         self.on_event("stage", {"stage": "export", "total": len(self.plan.sites)})
         tasks = {
-            s: (ExportTask(id=self._id(arm, "export", s), arm=arm, student=self.plan.student), State())
+            s: (ExportTask(**self._head(arm, "export", s), arm=arm, student=self.plan.student), State())
             for s in self.plan.sites
         }
         return self._ask("export", tasks, ExportReply, arm, self.plan.rounds)
@@ -163,7 +163,7 @@ class Stages:
         self, site: str, arm: str, which: Any, local: tuple[LayerGroup, ...] = (), *, adopt: bool = False
     ) -> EvaluateTask:
         return EvaluateTask(
-            id=self._id(arm, which, site),
+            **self._head(arm, which, site),
             arm=arm,
             student=self.plan.student,
             split="val" if adopt else "test",
@@ -173,8 +173,8 @@ class Stages:
             teacher=self.plan.teacher if which == "teacher" else None,
         )
 
-    def _id(self, *parts: str) -> str:
-        return ".".join((self.plan.campaign, *parts))
+    def _head(self, *parts: str) -> dict[str, Any]:
+        return {"id": ".".join((self.plan.campaign, *parts)), "campaign": self.plan.campaign}
 
     # Asking once ------------------------------------------------------------------------------------------------
 

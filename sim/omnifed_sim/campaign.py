@@ -31,6 +31,9 @@ from omnifed_sim.config import Arm, Precision, SimConfig
 from omnifed_sim.console import Screen
 from omnifed_sim.machine import cpu_seconds, peak_mib
 
+CAMPAIGN = "sim"
+"""A run folder holds one campaign: its name need not be unique."""
+
 
 @dataclass
 class Outcome:
@@ -125,7 +128,7 @@ class Campaign:
         return {"bytes": 0}
 
     def _store(self, site: str) -> SiteStore:
-        return SiteStore(self.folder / "sites" / site / "state")
+        return SiteStore(self.folder / "sites" / site / "state", CAMPAIGN)
 
     def _masks(self, site: str, arm: str, which: str) -> np.ndarray:
         return self._store(site).load_evaluation(arm, which, "test")[0]
@@ -159,7 +162,7 @@ def plan_of(config: SimConfig, sites: tuple[str, ...], precision: Precision) -> 
     """
     fit = config.teacher.train.model_copy(update={"precision": precision})
     return Plan(
-        campaign="sim",
+        campaign=CAMPAIGN,
         sites=sites,
         student=config.student,
         teacher=config.teacher.model_copy(update={"train": fit}),
@@ -172,6 +175,6 @@ def plan_of(config: SimConfig, sites: tuple[str, ...], precision: Precision) -> 
         quorum=config.quorum,
         deadline_s=config.deadline_s or None,
         seed=config.seed,
-        wire=getattr(config, "wire", "fp32"),
+        wire=config.wire,
         starters=bool(config.hold_out),
     )

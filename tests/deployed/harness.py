@@ -298,8 +298,9 @@ class Federation:
         names = ("arms/*/*.safetensors", "metrics.csv", "sites.json", "taught.json")
         files = {str(p.relative_to(self.run)): p.read_bytes() for n in names for p in sorted(self.run.glob(n))}
         for site in self.sites:
-            for path in sorted(self.state(site).glob("arms/*/*.safetensors")):
-                files[f"{site}/{path.relative_to(self.state(site))}"] = path.read_bytes()
+            for campaign in self.state(site).glob("campaigns/*"):
+                for path in sorted(campaign.glob("arms/*/*.safetensors")):
+                    files[f"{site}/{path.relative_to(campaign)}"] = path.read_bytes()
         return files
 
     def counted(self) -> Counter[tuple[str, int, str]]:

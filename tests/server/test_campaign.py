@@ -135,7 +135,7 @@ def test_all_stages_leave_what_was_promised(finished: tuple[World, CampaignResul
     assert list(result.arms) == ["local", "omnikd"]
     assert set(result.exports) == set(SITES)
     for site in SITES:
-        file = world.folder / site / "models" / "omnikd" / "model.onnx"
+        (file,) = (world.folder / site).glob("campaigns/test-*/models/omnikd/model.onnx")
         assert file.stat().st_size == result.exports[site].bytes
     with (world.run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -282,8 +282,10 @@ def test_stages_can_be_run_one_by_one(finished: tuple[World, CampaignResult], tm
 
 
 def test_a_campaign_keeps_its_settings_but_not_its_port(tmp_path: Path) -> None:
-    assert not open_folder(config(), tmp_path)
-    assert open_folder(config(port=9000, wait_s=5, stages=("train",)), tmp_path)
+    first, found = open_folder(config(), tmp_path)
+    assert not found
+    assert open_folder(config(port=9000, wait_s=5, stages=("train",)), tmp_path) == (first, True)
+    assert open_folder(config(), tmp_path / "another")[0] != first
     with pytest.raises(OmniFedError, match=r"OF116(.|\n)*rounds: 3, stored 2"):
         open_folder(config(rounds=3), tmp_path)
 
@@ -294,7 +296,7 @@ def test_simulation_and_field_mean_the_same_by_a_method() -> None:
 
     field = config()
     same = {key: getattr(field, key) for key in ("rounds", "steps", "batch_size", "student", "teacher")}
-    ours, theirs = plan_of(field), sim_plan(SimConfig(**same), SITES, "fp32")
+    ours, theirs = plan_of(field, "sim"), sim_plan(SimConfig(**same), SITES, "fp32")
     hellos = {
         site: HelloReply(
             id="x", site=site, version="1", channels=1, classes=2, labels=("b", "s"), modality="mri",
@@ -306,7 +308,7 @@ def test_simulation_and_field_mean_the_same_by_a_method() -> None:
         facts = Facts(hellos, apart, 1, 2)
         for arm in ("local", "fedavg", "fedprox", "fedbn", "omnikd"):
             a, b = arm_config(ours, arm, facts, SITES), arm_config(theirs, arm, facts, SITES)
-            assert a == b.model_copy(update={"campaign": "test"})
+            assert a == b
 
 
 def test_the_example_is_whole() -> None:
@@ -367,3 +369,14 @@ def test_sites_without_validation_cases_take_part(tmp_path: Path) -> None:
     finally:
         globals()["site_data"] = real
     assert world.of("campaign")[-1]["state"] == "finished"
+
+
+def test_a_second_campaign_at_the_same_sites_never_meets_the_first_ones_models(tmp_path: Path) -> None:
+    first = World(tmp_path)
+    first.start(config(arms=("fedbn",), rounds=3, stages=("prepare", "train", "evaluate")))
+    short = config(arms=("fedbn",), rounds=1, stages=("prepare", "train", "evaluate"))
+    (tmp_path / "run").rename(tmp_path / "first-run")
+    first.start(short)
+    fresh = World(tmp_path / "fresh")
+    fresh.start(short)
+    assert first.final() == fresh.final()
