@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from omnifed.transport import flower_compat as flower_compat
+from omnifed.transport.upload import repeatable
 
 STATUS = "OMNIFED_NODE_STATUS"
 """Environment variable: file in which a SuperNode notes its last contact and what it delivered."""
@@ -52,6 +53,7 @@ def supernode() -> None:
         for name in ("PullMessages", "SendNodeHeartbeat"):
             setattr(FleetHttpClient, name, status.watch(getattr(FleetHttpClient, name)))
         node._push_messages = status.count(node._push_messages)
+    node._push_messages = repeatable(node._push_messages)
     flower_supernode()
 
 
