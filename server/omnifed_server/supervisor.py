@@ -17,7 +17,6 @@ from omnifed.errors import OmniFedError
 from omnifed.events import EventLog
 from omnifed.files import write_atomic, write_json
 from omnifed.processes import Child, Stop, alone, flower, flower_env, holder, listens
-from omnifed.tail import Tail
 from omnifed_server.app_files import CONFIG, EVENTS, LOCK, OUTCOME, PROCESS, RUN
 from omnifed_server.federation_file import FederationConfig
 
@@ -26,11 +25,9 @@ HEALTHY_S = 90.0
 """Seconds that a SuperLink has to answer; it takes some three on an idle machine."""
 SUBMIT_S = 120.0
 MAX_CRASHES = 8
-"""Crashes in a row without a new result, after which the campaign is left to a person."""
+"""Crashes in a row without anything new on disk, after which the campaign is left to a person."""
 ENDING_S = 15.0
 """Seconds that the programs of a killed coordinator may take to notice it and leave the port."""
-RESULTS = ("teach", "round", "aggregate", "evaluate", "export")
-"""Events that mean that a campaign has moved on."""
 LINK = "coordinator"
 FINISHED, PAUSED, BROKEN = 0, 3, 4
 """Exit statuses: the campaign is finished; it cannot go on without a person (too few sites, a full disk) and is kept;
@@ -106,7 +103,7 @@ class Coordinator:
                 self.link.stop()
 
     def _loop(self, tick: Callable[[], None]) -> int:
-        crashes, done = 0, -1
+        crashes, seen = 0, set[str]()
         while True:
             if self.link.poll() is not None or not self.link.starts:
                 self._start_link()
@@ -121,8 +118,8 @@ class Coordinator:
                 if cause:
                     break
                 time.sleep(POLL_S)
-            now = _progress(self.folder / EVENTS)
-            crashes, done = (crashes + 1 if now == done else 1), now
+            kept = _kept(self.folder)
+            crashes, seen = (1 if kept - seen else crashes + 1), seen | kept
             if crashes > MAX_CRASHES:
                 raise _broken(f"{cause}, {crashes} times without progress", self.link)
             self.say(f"{cause}; the campaign is taken up again")
@@ -238,11 +235,12 @@ def _zombie(pid: int) -> bool:
         return False
 
 
-def _progress(path: Path) -> int:
-    """Results in an event log. Other events are no progress: an application that crashes again and again greets the
-    sites each time.
+def _kept(folder: Path) -> set[str]:
+    """Names of what a campaign has kept so far. Its events are no measure of progress: an application that crashes
+    again and again greets the sites each time.
     """
-    return sum(event.get("event") in RESULTS and not event.get("again") for event in Tail(path).read())
+    files = (path for pattern in ("*.json", "arms/**/*", "stages/**/*") for path in folder.glob(pattern))
+    return {str(path.relative_to(folder)) for path in files if not path.name.startswith(".")}
 
 
 def _broken(cause: str, link: Child) -> OmniFedError:
