@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/demo
 
-.PHONY: env demo test test-slow lint bench clean
+.PHONY: env demo test test-slow test-faults lint bench clean
 
 env: .venv/.installed
 
@@ -20,7 +20,10 @@ test: env
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: env
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --ignore=tests/deployed
+
+test-faults: env
+	$(BIN)/python -m pytest -m slow tests/deployed
 
 lint: env
 	$(BIN)/ruff format --check .
@@ -30,6 +33,9 @@ lint: env
 
 bench: env
 	$(BIN)/python benchmarks/federation_overhead.py
+	$(BIN)/python benchmarks/deployed_overhead.py
+	$(BIN)/python benchmarks/coordinator_memory.py
+	$(BIN)/python benchmarks/wire.py
 	$(BIN)/python benchmarks/distill_cost.py
 	$(BIN)/python benchmarks/phantom_difficulty.py
 	$(BIN)/python benchmarks/arms.py --preset hospitals --hold-out west --out runs/bench-hospitals
