@@ -8,7 +8,16 @@ from collections.abc import Callable
 from omnifed.errors import OmniFedError
 from omnifed.federation.executor import Executor, ExecutorOf
 from omnifed.federation.tasks import FailedReply
-from omnifed.transport.flower_compat import ClientApp, Context, Grid, Message, RecordDict, ServerApp, identify
+from omnifed.transport.flower_compat import (
+    ClientApp,
+    Context,
+    Grid,
+    Message,
+    RecordDict,
+    ServerApp,
+    bound_pulls,
+    identify,
+)
 from omnifed.transport.records import task_of, to_record
 
 log = logging.getLogger("omnifed.transport")
@@ -76,6 +85,7 @@ def server_app(main: Callable[[Grid], None]) -> ServerApp:
     @app.main()
     def _main(grid: Grid, context: Context) -> None:
         identify()
+        bound_pulls()
         main(grid)
 
     return app

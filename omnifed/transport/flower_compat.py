@@ -6,6 +6,7 @@ Telemetry and the update check are switched off before Flower is imported: a hos
 from __future__ import annotations
 
 import os
+from functools import partial
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
@@ -23,6 +24,7 @@ from flwr.common.constant import ErrorCode as ErrorCode
 from flwr.common.constant import SType
 from flwr.serverapp import Grid as Grid
 from flwr.serverapp import ServerApp as ServerApp
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supercore.run import Run as Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -44,3 +46,15 @@ def reply_to(message: Message) -> str:
 def set_message_id(message: Message, message_id: str) -> None:
     """Names a message as a link state would."""
     message.metadata.__dict__["_message_id"] = message_id
+
+
+UPLOAD_S = 240.0
+"""Longest wait for the rest of a reply that has begun to arrive; its task is then sent again. Flower's own limit is two
+hours, in which no other site is heard: all wait behind one that died while it sent."""
+
+
+def bound_pulls() -> None:
+    """Makes a deployed grid give up a reply whose rest does not come within :data:`UPLOAD_S`."""
+    from flwr.superlink.grid import http_grid
+
+    http_grid.pull_objects = partial(pull_objects, max_time=UPLOAD_S)

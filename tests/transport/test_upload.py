@@ -94,3 +94,22 @@ def test_flowers_loop_announces_and_pushes_as_we_repeat_it():
     pushed = repeatable(lambda *, state, send, push_object: seen.append((state, send("m"))))
     pushed(state=1, send=link.send, push_object=link.push)
     assert seen == [(1, ({"a"}, "s1"))]
+
+
+def test_a_reply_whose_rest_does_not_come_is_given_up(monkeypatch):
+    import inspect
+
+    from omnifed.transport import flower_compat  # isort: skip (before Flower: it switches the telemetry off)
+    from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError
+    from flwr.superlink.grid import http_grid
+
+    assert "pull_objects(" in inspect.getsource(http_grid.HttpGrid.pull_messages)
+    monkeypatch.setattr(http_grid, "pull_objects", None)
+    monkeypatch.setattr(flower_compat, "UPLOAD_S", 0.0)
+    flower_compat.bound_pulls()
+
+    def never(object_id):
+        raise ObjectUnavailableError(object_id)
+
+    with pytest.raises(ObjectPullError):
+        http_grid.pull_objects(object_ids=["a"], pull_object_fn=never)
