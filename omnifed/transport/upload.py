@@ -51,7 +51,12 @@ class Upload:
                     raise
             with self._lock:
                 if session == self._session:  # else another thread has asked meanwhile
-                    self._missing, self._session = self._send(*self._announced)
+                    missing, session = self._send(*self._announced)
+                    if not missing:
+                        # It has come, or the coordinator has begun to take the reply: it can no longer be announced,
+                        # but the session that it has is still good for the other objects.
+                        return
+                    self._missing, self._session = missing, session
                 if object_id not in self._missing:
                     return
 

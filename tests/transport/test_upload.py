@@ -15,12 +15,15 @@ class RefusedError(Exception):
 class Link:
     """A SuperLink's rules: an object counts once, in the session that announced it last. ``lose`` loses answers."""
 
-    def __init__(self, *objects: str, lose: tuple[str, ...] = ()) -> None:
+    def __init__(self, *objects: str, lose: tuple[str, ...] = (), taken: bool = False) -> None:
         self.objects, self.stored, self.sessions, self.lose = set(objects), {}, 0, set(lose)
+        self.taken = taken
         self.lock = threading.Lock()
 
     def send(self, message: str) -> tuple[set[str], str]:
         with self.lock:
+            if self.taken and self.sessions:  # the coordinator has the head of the reply, and waits for the rest
+                return set(), "unknown"
             self.sessions += 1
             return self.objects - self.stored.keys(), f"s{self.sessions}"
 
@@ -45,9 +48,10 @@ def test_an_object_that_arrived_without_an_answer_counts():
     assert link.sessions == 2
 
 
-def test_objects_side_by_side_survive_lost_answers():
+@pytest.mark.parametrize("taken", [False, True])
+def test_objects_side_by_side_survive_lost_answers(taken):
     names = [f"o{number}" for number in range(40)]
-    link = Link(*names, lose=tuple(names[::4]))
+    link = Link(*names, lose=tuple(names[::4]), taken=taken)
     upload = Upload(link.send, link.push, RefusedError)
     _, session = upload.send("reply")
     with ThreadPoolExecutor(4) as pool:
