@@ -127,6 +127,8 @@ def test_server_is_killed_in_each_stage(tmp_path: Path, references: References) 
             federation.server.wait(5)
             # At once, as systemd would, while the killed one's programs are still ending.
             federation.start_server(*(("resume", str(federation.run)) if number % 2 else ()))
+            federation.wait_event(lambda event: event.get("state") == "resumed", 120, after=told)
+            told = len(federation.events())
         check(federation, references)
         states = [e["state"] for e in federation.events() if e["event"] == "campaign"]
         assert states == ["started", *["resumed"] * len(moments), "finished"]
