@@ -189,8 +189,10 @@ class Coordinator:
 
         scheme = "http" if self.config.insecure else "https"
         context = None if self.config.insecure else ssl.create_default_context(cafile=self.config.root_certificates)
+        # Its own address: never through the proxy that the environment names for the rest of the world.
+        direct = [urllib.request.ProxyHandler({}), *([urllib.request.HTTPSHandler(context=context)] if context else [])]
         try:
-            with urllib.request.urlopen(f"{scheme}://{self._address()}/health", timeout=2, context=context) as answer:
+            with urllib.request.build_opener(*direct).open(f"{scheme}://{self._address()}/health", timeout=2) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False
