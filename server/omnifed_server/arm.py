@@ -20,6 +20,11 @@ from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
 
 
+def quorum_size(quorum: float, sites: int) -> int:
+    """Replies that are needed: up to 1 a share of ``sites``, above 1 a number of them."""
+    return math.ceil(quorum) if quorum > 1 else max(1, math.ceil(quorum * sites - 1e-9))
+
+
 class ArmConfig(Frozen):
     """One arm of a comparison.
 
@@ -86,9 +91,7 @@ class ArmConfig(Frozen):
     @property
     def needed(self) -> int:
         """Replies that a round needs."""
-        if self.quorum > 1:
-            return math.ceil(self.quorum)
-        return max(1, math.ceil(self.quorum * len(self.sites) - 1e-9))
+        return quorum_size(self.quorum, len(self.sites))
 
     @property
     def spec(self) -> SiteSpec:

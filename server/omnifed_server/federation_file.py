@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ from omnifed.errors import OmniFedError
 from omnifed.models.spec import StudentSpec
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
+from omnifed_server.arm import quorum_size
 
 Method = Literal["local", "fedavg", "fedprox", "fedbn", "omnikd"]
 Stage = Literal["prepare", "teach", "train", "evaluate", "export"]
@@ -135,9 +135,7 @@ class FederationConfig(Frozen):
     @property
     def needed(self) -> int:
         """Replies that a round or a stage needs."""
-        if self.quorum > 1:
-            return math.ceil(self.quorum)
-        return max(1, math.ceil(self.quorum * len(self.sites) - 1e-9))
+        return quorum_size(self.quorum, len(self.sites))
 
     @property
     def run_folder(self) -> Path:
