@@ -122,6 +122,9 @@ class Coordinator:
             crashes, seen = (1 if kept - seen else crashes + 1), seen | kept
             if crashes > MAX_CRASHES:
                 raise _broken(f"{cause}, {crashes} times without progress", self.link)
+            if not self._read(PROCESS):
+                # What starts applications, a program of the SuperLink's own, may have gone: only a fresh one helps.
+                self.link.stop()
             self.say(f"{cause}; the campaign is taken up again")
             time.sleep(min(30.0, 2.0 ** (crashes - 1)))
 

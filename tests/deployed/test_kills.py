@@ -134,7 +134,15 @@ def test_server_is_killed_in_each_stage(tmp_path: Path, references: References) 
         assert states == ["started", *["resumed"] * len(moments), "finished"]
 
 
-@pytest.mark.parametrize("role", ["superlink", "server-exec", "serverapp"])
+def test_a_campaign_does_not_need_what_has_started_it(tmp_path: Path, references: References) -> None:
+    with Federation(tmp_path, rounds=1) as federation:
+        federation.start()
+        begins(federation, "north", "fit")
+        federation.kill("server-exec")
+        check(federation, references)
+
+
+@pytest.mark.parametrize("role", ["superlink", "serverapp"])
 def test_a_program_of_the_coordinator_is_killed_at_work(role: str, tmp_path: Path, references: References) -> None:
     with Federation(tmp_path, rounds=2) as federation:
         federation.start()

@@ -79,6 +79,7 @@ def test_an_application_that_never_says_who_it_is_is_started_again(
     monkeypatch.setattr(supervisor, "SUBMIT_S", -1.0)
     with pytest.raises(OmniFedError, match="did not start, 9 times"):
         crashing.run()
+    assert crashing.link.starts == 9  # with a fresh SuperLink each time
 
 
 def test_an_application_that_outlived_its_supervisor_is_ended(tmp_path: Path) -> None:
