@@ -72,6 +72,7 @@ class Coordinator:
         command = flower("superlink", *address, *tls, "--disable-runtime-dependency-installation")
         self.link = Child("superlink", command, self.folder / "logs" / "superlink.log", env=self.env)
         self.submitted = 0.0
+        self._unheard = ""
 
     def run(self, tick: Callable[[], None] = lambda: None) -> int:
         """Runs the campaign to its end.
@@ -147,7 +148,7 @@ class Coordinator:
             if self._healthy():
                 return
             time.sleep(0.2)
-        cause = "it ended" if self.link.poll() is not None else f"it did not answer within {HEALTHY_S:.0f} s"
+        cause = "it ended" if self.link.poll() is not None else f"no answer within {HEALTHY_S:.0f} s ({self._unheard})"
         self.link.stop()
         raise _broken(f"the SuperLink could not be started: {cause}", self.link)
 
@@ -197,7 +198,8 @@ class Coordinator:
         try:
             with urllib.request.build_opener(*direct).open(f"{scheme}://{self._address()}/health", timeout=2) as answer:
                 return bool(answer.status == 200)
-        except OSError:
+        except OSError as error:
+            self._unheard = str(error)
             return False
 
     def _check_port(self, patience_s: float) -> None:
