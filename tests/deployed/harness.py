@@ -346,6 +346,7 @@ class Wire:
 
     def __init__(self, port: int) -> None:
         self.target, self.up, self.bytes_per_s = port, 0, 0.0
+        self._ends: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._serve, daemon=True).start()
@@ -359,8 +360,16 @@ class Wire:
             except OSError:
                 near.close()
                 continue
+            self._ends += [near, far]
             for way in ((near, far, True), (far, near, False)):
                 threading.Thread(target=self._carry, args=way, daemon=True).start()
+
+    def cut(self) -> None:
+        """Ends all connections; what was on its way is lost."""
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._ends.clear()
 
     def _carry(self, source: socket.socket, sink: socket.socket, up: bool) -> None:
         with contextlib.suppress(OSError):
