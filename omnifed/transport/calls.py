@@ -35,16 +35,17 @@ class Calls(Generic[T]):
             self.to[message_id] = reason
             self._made.setdefault(reason, []).append(time.monotonic())
 
-    def answered(self, message_id: str, *, lost: bool = False) -> T | None:
+    def answered(self, message_id: str, *, lost: bool = False, again: bool = False) -> T | None:
         """The reason of the call that was answered, which is then over; None if ``message_id`` is no call.
 
         Args:
             message_id: of the call.
             lost: it was given up on its way: other calls for the same reason go on.
+            again: the answer is none: the pauses go on growing.
         """
         reason = self.to.pop(message_id, None)
-        if reason is None:
-            return None
+        if reason is None or again:
+            return reason
         if not lost or reason not in self.to.values():
             self.forget(reason)
         return reason
@@ -55,5 +56,5 @@ class Calls(Generic[T]):
         self._made.pop(reason, None)
 
     def fresh(self, seconds: float) -> bool:
-        """Whether the first call for any reason was made less than ``seconds`` ago."""
-        return any(time.monotonic() - made[0] < seconds for made in self._made.values())
+        """Whether a call is on its way whose reason was first called for less than ``seconds`` ago."""
+        return any(time.monotonic() - self._made[reason][0] < seconds for reason in self.to.values())

@@ -27,6 +27,8 @@ from omnifed.transport.records import Packed, pack, reply_of, size_of, to_record
 from omnifed.transport.roster import OnSite, Roster
 
 log = logging.getLogger("omnifed.transport")
+AT_ONCE = 8
+"""Messages that are asked for in one request."""
 
 
 class TaskPool:
@@ -157,13 +159,12 @@ class TaskPool:
         Returns:
             The messages, and whether anything at all has come.
         """
-        found = list(self.grid.pull_messages([*self._greetings.to, *self._pings.to, *wanted]))
-        rest = []
+        found, rest = self._look([*self._greetings.to, *self._pings.to, *wanted]), []
         for message in found:
             message_id = reply_to(message)
             lost = message.has_error()
-            if (node := self._greetings.answered(message_id, lost=lost)) is not None:
-                self._introduce(node, message)
+            if (node := self._greetings.to.get(message_id)) is not None:
+                self._greetings.answered(message_id, lost=lost, again=not lost and not self._introduce(node, message))
             elif (target := self._pings.answered(message_id, lost=lost)) is not None:
                 if not lost:
                     self.free.add(target)
@@ -171,20 +172,28 @@ class TaskPool:
                 rest.append(message)
         return rest, bool(found)
 
+    def _look(self, ids: list[str]) -> list[Message]:
+        """What has come of the first ids of which anything has come: never all sites' weights at once in memory."""
+        for start in range(0, len(ids), AT_ONCE):
+            if found := list(self.grid.pull_messages(ids[start : start + AT_ONCE])):
+                return found
+        return []
+
     def _roll_call(self) -> None:
         self._rolled = time.monotonic()
         for node in self.roster.strangers(self.grid.get_node_ids()):
             if self._greetings.due(node):
                 self._greetings.add(node, self.post(node, _greeting(), pack({}))[0])
 
-    def _introduce(self, node: int, message: Message) -> None:
-        if message.has_error():
-            log.info("node %s did not introduce itself (transport code %s)", node, message.error.code)
-            return
+    def _introduce(self, node: int, message: Message) -> bool:
+        """Takes the answer to a greeting; whether the node needs no other one."""
         try:
-            self.roster.introduce(node, reply_of(message.content)[0])
+            reply = reply_of(message.content)[0]
         except OmniFedError as error:
             log.warning("node %s is no site of ours: %s", node, error)
+            return False
+        self.roster.introduce(node, reply)
+        return isinstance(reply, HelloReply)
 
 
 def _greeting() -> HelloTask:

@@ -56,6 +56,19 @@ def test_a_lost_call_leaves_the_others(clock):
     assert calls.due(7)
 
 
+def test_a_refusal_keeps_the_pauses_growing_and_is_not_waited_for(clock):
+    calls: Calls[int] = Calls(10.0)
+    made = []
+    for second in range(100):
+        clock[0] = 1000.0 + second
+        if calls.due(7):
+            calls.add(7, f"m{second}")
+            made.append(second)
+            assert calls.answered(f"m{second}", again=True) == 7
+            assert not calls.fresh(60.0)
+    assert made == [0, 10, 30, 70]
+
+
 def test_a_call_that_could_not_be_made_is_made_again(clock):
     calls: Calls[int] = Calls(10.0)
     calls.add(7, "")

@@ -14,7 +14,7 @@ from omnifed.training.spec import TrainSpec
 from omnifed.transport.apps import client_app, server_app
 from omnifed.transport.flower_compat import ClientApp, ConfigRecord, Context, Message, RecordDict
 from omnifed.transport.inprocess import InProcessGrid
-from omnifed.transport.pool import TaskPool
+from omnifed.transport.pool import AT_ONCE, TaskPool
 from omnifed.transport.records import HEAD, STATE, pack, task_of
 
 
@@ -246,3 +246,17 @@ def test_a_figure_that_no_honest_site_sends_is_a_miss(figures, code):
     app.train("fit")(answer)
     (arrival,) = TaskPool(InProcessGrid(app, ["a"])).run(tasks("a"))
     assert arrival.reply.code == code
+
+
+def test_no_more_replies_than_a_handful_are_in_memory_at_once():
+    seen = []
+
+    class Counting(InProcessGrid):
+        def pull_messages(self, message_ids):
+            seen.append(len(list(message_ids)))
+            return super().pull_messages(message_ids)
+
+    sites = [f"s{i}" for i in range(20)]
+    pool = TaskPool(Counting(client_app(Adder), sites))
+    assert [a.site for a in pool.run(tasks(*sites))] == sites
+    assert max(seen) == AT_ONCE
