@@ -6,9 +6,11 @@ import fcntl
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -209,6 +211,27 @@ def listens(host: str, port: int) -> bool:
             return True
     except OSError:
         return False
+
+
+def unheard(address: str, *, insecure: bool, root_certificates: str = "", direct: bool = False) -> str:
+    """Why a SuperLink does not answer ``GET /health``; "" if it does.
+
+    Args:
+        address: HOST:PORT.
+        insecure: plain HTTP.
+        root_certificates: PEM file; "" takes the system's.
+        direct: past the proxy that the environment names for the rest of the world.
+    """
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})] if direct else []
+    try:
+        if not insecure:
+            context = ssl.create_default_context(cafile=root_certificates or None)
+            handlers.append(urllib.request.HTTPSHandler(context=context))
+        url = f"{'http' if insecure else 'https'}://{address}/health"
+        with urllib.request.build_opener(*handlers).open(url, timeout=5) as answer:
+            return "" if answer.status == 200 else f"status {answer.status}"
+    except (OSError, ValueError) as error:
+        return str(error)
 
 
 def flower(program: str, *arguments: str) -> list[str]:

@@ -9,14 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from omnifed.errors import OmniFedError
 from omnifed.files import write_atomic
-from omnifed.processes import Child, alone, flower, flower_env, free_port, listens
+from omnifed.processes import Child, alone, flower, flower_env, free_port, listens, unheard
 from omnifed.tail import Tail
 from omnifed_client.config import ClientConfig
 from omnifed_client.state_checks import stamp_state
@@ -27,6 +26,8 @@ ENDING_S = 15.0
 """Seconds that the node of a killed client may take to notice it and leave its port."""
 PLAIN_AFTER = 3
 """Quick ends of the forking SuperExec after which Flower's own way to start an application is used."""
+HINT_AFTER = 3
+"""Quick ends of the node after which the doctor is named."""
 TASK_LOST = 75
 """Exit status of a SuperExec one of whose tasks ended without an answer; no sign of another Flower."""
 POLL_S = 0.5
@@ -135,8 +136,8 @@ class Site:
             self._watch_node()
             tick(self)
             if self.once:
-                ended = [e for e in tasks.read() if e.get("state") in ("finished", "again", "failed")]
-                worked = worked or bool(ended)
+                ends = ("finished", "again", "failed")
+                worked = worked or any(e.get("state") in ends and e.get("kind") != "hello" for e in tasks.read())
                 if worked and self._status().get("delivered", 0) > 0:
                     self.say("the task is done and its reply delivered")
                     return 0
@@ -163,6 +164,8 @@ class Site:
             self.connected = False
             self._node_since = time.time()
             self.say(f"the connection ended ({cause}); connecting again")
+            if child.quick_ends == HINT_AFTER:
+                self.say(f"it does not last: run omnifed-client doctor --site {self.config.site} (clock? certificate?)")
         else:
             self.say(f"the {child.name} process ended ({cause}); it is started again, see {child.log}")
         if not self.warm or child is not self.exec:
@@ -188,7 +191,9 @@ class Site:
             self.connected = connected
         if self.node.poll() is None and time.time() - max(contact, self._node_since) > SILENCE_S:
             self._node_since = time.time()
-            if healthy(self.config):
+            config = self.config
+            roots, direct = config.root_certificates, config.loopback
+            if not unheard(config.server, insecure=config.insecure, root_certificates=roots, direct=direct):
                 self.say("the coordinator is there, but the node does not hear it: it is started again")
                 self.node.stop()
 
@@ -197,15 +202,3 @@ class Site:
             return dict(json.loads(self.node_status.read_text()))
         except (OSError, ValueError):
             return {}
-
-
-def healthy(config: ClientConfig) -> bool:
-    """Whether the coordinator answers ``GET /health``."""
-    import ssl
-
-    try:
-        context = ssl.create_default_context(cafile=config.root_certificates or None) if not config.insecure else None
-        with urllib.request.urlopen(f"{config.scheme}://{config.server}/health", timeout=5, context=context) as answer:
-            return bool(answer.status == 200)
-    except (OSError, ValueError):
-        return False

@@ -121,7 +121,10 @@ class Worker:
             task = TASK.validate_json(connection.recv_bytes())
             state = load(connection.recv_bytes())
             if isinstance(task, HelloTask):
-                _answer(connection, *self._execute(task, state))
+                reply, upload = self._execute(task, state)
+                if isinstance(reply, FailedReply):
+                    self._tell_failure(task, reply)
+                _answer(connection, reply, upload)
             else:
                 with turn(self.config.state / "work.lock", task.id, self._cancelled):
                     reply, upload = self._work(task, state)
@@ -141,10 +144,14 @@ class Worker:
         reply, upload = self._execute(task, state)
         self.status.clear()
         if isinstance(reply, FailedReply):
-            self.events.add("task", {**about, "state": "failed", "code": reply.code, "rule": reply.rule})
+            self._tell_failure(task, reply)
         else:
             self.events.add("task", {**about, "state": "again" if again else "finished", "seconds": reply.seconds})
         return reply, upload
+
+    def _tell_failure(self, task: Task, reply: FailedReply) -> None:
+        about = {"kind": task.kind, "id": task.id, "state": "failed"}
+        self.events.add("task", {**about, "code": reply.code, "rule": reply.rule})
 
     def _cancelled(self, task_id: str) -> None:
         self.events.add("task", {"id": task_id, "state": "cancelled"})

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from omnifed.errors import OmniFedError
 from omnifed.events import EventLog
 from omnifed.files import write_atomic, write_json
-from omnifed.processes import Child, Stop, alone, flower, flower_env, holder, listens
+from omnifed.processes import Child, Stop, alone, flower, flower_env, holder, listens, unheard
 from omnifed_server.app_files import CONFIG, EVENTS, LOCK, OUTCOME, PROCESS, RUN
 from omnifed_server.federation_file import FederationConfig
 
@@ -72,7 +71,6 @@ class Coordinator:
         command = flower("superlink", *address, *tls, "--disable-runtime-dependency-installation")
         self.link = Child("superlink", command, self.folder / "logs" / "superlink.log", env=self.env)
         self.submitted = 0.0
-        self._unheard = ""
 
     def run(self, tick: Callable[[], None] = lambda: None) -> int:
         """Runs the campaign to its end.
@@ -141,14 +139,15 @@ class Coordinator:
 
     def _start_link(self) -> None:
         self.link.start()
-        until = time.monotonic() + HEALTHY_S
-        while time.monotonic() < until:
-            if self.link.poll() is not None:
-                break
-            if self._healthy():
+        until, config = time.monotonic() + HEALTHY_S, self.config
+        while self.link.poll() is None and time.monotonic() < until:
+            why = unheard(
+                self._address(), insecure=config.insecure, root_certificates=config.root_certificates, direct=True
+            )
+            if not why:
                 return
             time.sleep(0.2)
-        cause = "it ended" if self.link.poll() is not None else f"no answer within {HEALTHY_S:.0f} s ({self._unheard})"
+        cause = "it ended" if self.link.poll() is not None else f"no answer within {HEALTHY_S:.0f} s ({why})"
         self.link.stop()
         raise _broken(f"the SuperLink could not be started: {cause}", self.link)
 
@@ -187,20 +186,6 @@ class Coordinator:
     def _address(self) -> str:
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.config.host, self.config.host)
         return f"{host}:{self.config.port}"
-
-    def _healthy(self) -> bool:
-        import ssl
-
-        scheme = "http" if self.config.insecure else "https"
-        context = None if self.config.insecure else ssl.create_default_context(cafile=self.config.root_certificates)
-        # Its own address: never through the proxy that the environment names for the rest of the world.
-        direct = [urllib.request.ProxyHandler({}), *([urllib.request.HTTPSHandler(context=context)] if context else [])]
-        try:
-            with urllib.request.build_opener(*direct).open(f"{scheme}://{self._address()}/health", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except OSError as error:
-            self._unheard = str(error)
-            return False
 
     def _check_port(self, patience_s: float) -> None:
         host, until = self._address().rpartition(":")[0].strip("[]"), time.monotonic() + patience_s
