@@ -4,6 +4,9 @@
     python benchmarks/wire.py --rounds 2 --steps 5 --image-size 64 --seeds 1      a look at whether it runs
 
 Each seed is one `omnifed-sim` a wire on one thread, with the same sites, splits, first weights and steps.
+
+Training is chaotic: any change of a bit ends in another model. `one bit` is the control: fp32 again, with one bit of
+one first weight flipped. A coding costs something only as far as it differs from fp32 by more than that does.
 """
 
 from __future__ import annotations
@@ -21,7 +24,13 @@ from typing import Any
 import numpy as np
 from arms import SALT, Scores, compare, read, simulate
 
-WIRES = ("fp32", "bf16", "int8-delta")
+from omnifed.federation.partition import start as first_weights
+from omnifed.models.base import LayerGroup, SiteSpec
+from omnifed.states import write_state
+from omnifed_sim.config import SimConfig
+
+CONTROL = "one bit"
+WIRES = ("fp32", CONTROL, "bf16", "int8-delta")
 ARM = "fedbn"
 
 
@@ -40,6 +49,20 @@ def salted(run: Path, data: Path) -> None:
         folder = run / "sites" / site.name / "data"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".salt").write_bytes(SALT)
+
+
+def flip_a_bit(run: Path, seed: int) -> None:
+    """Gives a run the first weights of its seed with the last bit of one weight flipped."""
+    start = run / "arms" / ARM / "start.safetensors"
+    if start.is_file():
+        return
+    student = SimConfig().student
+    keep: tuple[LayerGroup, ...] = ("norm",)
+    state, _ = first_weights(student, SiteSpec(channels=1, classes=5), keep, seed)
+    key = next(name for name, value in sorted(state.items()) if value.ndim > 1)
+    state[key] = state[key].copy()
+    state[key].view(np.uint32).flat[0] ^= 1
+    write_state(start, state, {"round": -1})
 
 
 def traffic(run: Path) -> dict[str, int]:
@@ -64,8 +87,12 @@ def measure(known: argparse.Namespace, options: list[str]) -> dict[str, Any]:
 
     def run(which: tuple[str, int]) -> Path:
         wire, seed = which
-        salted(known.out / wire / f"seed-{seed}", data[seed])
-        return simulate([*options, "--data", str(data[seed]), "--wire", wire], seed, known.out / wire)
+        folder = known.out / wire.replace(" ", "-")
+        salted(folder / f"seed-{seed}", data[seed])
+        if wire == CONTROL:
+            flip_a_bit(folder / f"seed-{seed}", seed)
+        coding = "fp32" if wire == CONTROL else wire
+        return simulate([*options, "--data", str(data[seed]), "--wire", coding], seed, folder)
 
     with ThreadPoolExecutor(known.jobs) as pool:
         runs = dict(zip(wanted, pool.map(run, wanted), strict=True))

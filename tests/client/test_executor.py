@@ -106,7 +106,7 @@ def test_incoming_weights_replace_global_layers_alone(data: SiteData, tmp_path: 
     own = SiteStore(tmp_path).last_model("a")
     ones = {key: np.ones_like(value) for key, value in own.items()}
     task = EvaluateTask(id="e", arm="a", student=STUDENT, split="val", which="global", local_layers=("norm",))
-    weights = site._weights(task, ones)
+    weights = site._weights(task, ones, site.store)
     groups = build_student(STUDENT, SITE.spec).layer_groups()
     for key, value in weights.items():
         assert np.array_equal(value, own[key] if groups[key] == "norm" else ones[key])

@@ -235,11 +235,12 @@ def test_below_the_quorum_a_stage_ends_the_campaign_and_resuming_asks_only_the_m
         world.start(settings)
     last = world.of("campaign")[-1]
     assert (last["state"], last["code"]) == ("failed", "OF531")
-    assert [task for site, task in world.asked if site == "east" and "teach" in task] == ["test.teach.east"] * 2
+    asked = [task for site, task in world.asked if site == "east" and "teach" in task]
+    assert [task.partition(".")[2] for task in asked] == ["teach.east"] * 2
     world.fault = lambda site, task: False
     world.asked.clear()
     world.start(settings)
-    assert [asked for asked in world.asked if ".teach." in asked[1]] == [("east", "test.teach.east")]
+    assert [again for again in world.asked if ".teach." in again[1]] == [("east", asked[0])]
 
 
 def test_who_is_missing_at_the_start_is_named(tmp_path: Path) -> None:
