@@ -46,6 +46,7 @@ class Site:
         self.config, self.say, self.once = config, say, once
         self.warm = config.warm
         self.connected: bool | None = None
+        self.children: tuple[Child, ...] = ()
         self._node_since = self._ending_s = 0.0
 
     def run(self, tick: Callable[[Site], None] = lambda site: None) -> int:
@@ -75,8 +76,6 @@ class Site:
                 for child in reversed(self.children):
                     child.stop()
                 shutil.rmtree(runtime, ignore_errors=True)
-
-    children: tuple[Child, ...] = ()
 
     def _prepare(self, runtime: Path) -> None:
         """Decodes what is new among the images, in a process whose memory is given back."""
@@ -121,7 +120,7 @@ class Site:
             there = partial(listens, "127.0.0.1", port)
             self.exec = Child("exec", execute, logs / "exec.log", env=env, ready=there)
             self.children = (self.worker, self.node, self.exec)
-        self._runtime, self._port = runtime, port
+        self._runtime = runtime
 
     def _loop(self, tick: Callable[[Site], None]) -> int:
         tasks = Tail(self.config.state / "events.jsonl")
