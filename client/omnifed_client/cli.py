@@ -32,9 +32,7 @@ Site = Annotated[str, typer.Option(help="Registered name of the site.")]
 Data = Annotated[Path | None, typer.Option(help="Folder with site.toml and index.csv.")]
 Server = Annotated[str | None, typer.Option(help="The coordinator's address, HOST:PORT.")]
 State = Annotated[Path | None, typer.Option(help="Private folder for teacher, models and replies.")]
-Roots = Annotated[
-    Path | None, typer.Option(help="PEM file of the authority behind the coordinator's certificate.")
-]
+Roots = Annotated[Path | None, typer.Option(help="PEM file of the authority behind the coordinator's certificate.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Plain HTTP, to this machine only.")]
 Config = Annotated[Path | None, typer.Option(help="Configuration file instead of sites/NAME.toml.")]
 

@@ -73,9 +73,9 @@ def superexec() -> None:
     # What a coordinator ships is neither unpacked nor imported: a hospital runs its own installed code.
     worker.install_from_fab = lambda *args, **kwargs: Path()
     worker.get_load_client_app_fn = lambda **kwargs: lambda *args: app
-    executor = ForkExecutor(worker.run_clientapp, os.getppid())
+    executor = ForkExecutor(worker.run_clientapp)
+    _end_with_parent_unthreaded(executor)
     module.get_executor = lambda *args, **kwargs: executor
-    # No parent monitor here: it is a thread, and this process forks. The executor watches the parent instead.
     secret = options.superexec_auth_secret_file.read_bytes()
     module.run_superexec(options.runtime_api_address, insecure=True, superexec_auth_secret=secret)
 
@@ -85,11 +85,10 @@ class ForkExecutor:
 
     Args:
         work: Flower's ``run_clientapp``.
-        parent: process id without which this one ends.
     """
 
-    def __init__(self, work: Callable[..., None], parent: int) -> None:
-        self.work, self.parent, self.pid = work, parent, os.getpid()
+    def __init__(self, work: Callable[..., None]) -> None:
+        self.work, self.pid = work, os.getpid()
         self.children: set[int] = set()
 
     def get_eligible_capacity(
@@ -122,7 +121,7 @@ class ForkExecutor:
             os._exit(status)
 
     def reconcile(self) -> None:
-        """Reaps finished workers; ends with the parent, or with a worker that was killed.
+        """Reaps finished workers; ends with a worker that was killed.
 
         The SuperNode knows nothing of that worker's end and would wait for it: both are started again.
         """
@@ -133,9 +132,6 @@ class ForkExecutor:
                 if os.WIFSIGNALED(status):
                     self.close()
                     os._exit(TASK_LOST)
-        if os.getppid() != self.parent:
-            self.close()
-            os._exit(0)
 
     def close(self) -> None:
         """Ends the workers."""
@@ -210,6 +206,19 @@ def _end_with_parent() -> None:
     from flwr.supercore.app_utils import start_parent_process_monitor
 
     start_parent_process_monitor(os.getppid())
+
+
+def _end_with_parent_unthreaded(executor: ForkExecutor) -> None:
+    """Looks for the parent once a second: by a timer, as this process forks and Flower may wait for ever."""
+    parent = os.getppid()
+
+    def look(number: int, frame: object) -> None:
+        if os.getppid() != parent:
+            executor.close()
+            os._exit(0)
+
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)  # a fork has no timer
 
 
 def _forget_handlers() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from omnifed.processes import flower, flower_env
 from omnifed.transport import flower_programs
 from omnifed.transport.flower_programs import IDLE_S, ForkExecutor, _NodeStatus, _QuickTime
 
@@ -34,7 +37,7 @@ def test_the_superexec_asks_for_its_executor_where_we_replace_it() -> None:
 
     assert "get_executor(" in inspect.getsource(run_superexec.run_superexec)
     assert {"runtime_api_address", "insecure", "superexec_auth_secret"} <= set(parameters(run_superexec.run_superexec))
-    executor = ForkExecutor(lambda *args: None, os.getppid())
+    executor = ForkExecutor(lambda *args: None)
     assert executor.get_eligible_capacity(set(TaskType)) == ({TaskType.CLIENT_APP}, set())
 
 
@@ -98,7 +101,7 @@ def test_a_launch_forks_works_and_is_reaped(tmp_path: Path) -> None:
         (tmp_path / "seen").write_text(json.dumps([address, token, insecure, parent_pid, os.getpid()]))
         raise SystemExit(0)
 
-    executor = ForkExecutor(work, os.getppid())
+    executor = ForkExecutor(work)
     spec = SimpleNamespace(runtime_api_address="h:1", token="t", insecure=True)
     assert executor.launch(spec).status == "accepted"
     until(lambda: (executor.reconcile(), not executor.children)[1])
@@ -111,7 +114,7 @@ def test_a_fork_that_fails_ends_alone(capfd: pytest.CaptureFixture[str]) -> None
     def work(*args: object, **kwargs: object) -> None:
         raise RuntimeError("/data/Müller")
 
-    executor = ForkExecutor(work, os.getppid())
+    executor = ForkExecutor(work)
     executor.launch(SimpleNamespace(runtime_api_address="h:1", token="t", insecure=True))
     until(lambda: (executor.reconcile(), not executor.children)[1])
     assert capfd.readouterr().err == "clientapp: RuntimeError\n"
@@ -139,3 +142,21 @@ def test_a_node_notes_contacts_and_what_it_delivered(tmp_path: Path) -> None:
     counted(state=["train.fit"], object_store=None, send=lambda m: None, push_object=broken)
     found = json.loads(status.path.read_text())
     assert (found["delivered"], found["lost"]) == (1, 1)
+
+
+def test_a_superexec_without_its_parent_ends_although_its_node_never_answers(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"x" * 32)
+    options = ["--runtime-api-address", "127.0.0.1:9", "--superexec-auth-secret-file", str(secret)]
+    command = [*flower("superexec", *options, "--app", "omnifed_client.app:app")]
+    code = f"import subprocess, time; print(subprocess.Popen({command!r}).pid, flush=True); time.sleep(99)"
+    env = os.environ | flower_env(tmp_path / "home") | {"OMNIFED_WORKER": "none"}
+    with (tmp_path / "log").open("w") as log:
+        parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=log, text=True, env=env)
+    assert parent.stdout
+    pid = parent.stdout.readline().strip()
+    until(lambda: "retrying" in (tmp_path / "log").read_text(), 30)
+    parent.kill()
+    parent.wait()
+    stat = Path(f"/proc/{pid}/stat")
+    until(lambda: not stat.is_file() or stat.read_text().rpartition(")")[2].split()[0] == "Z", 20)
