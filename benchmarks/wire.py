@@ -5,8 +5,9 @@
 
 Each seed is one `omnifed-sim` a wire on one thread, with the same sites, splits, first weights and steps.
 
-Training is chaotic: any change of a bit ends in another model. `one bit` is the control: fp32 again, with one bit of
-one first weight flipped. A coding costs something only as far as it differs from fp32 by more than that does.
+Training is chaotic: a small change of the first weights ends in another model. `rounded once` is the control: fp32, from
+first weights that were rounded to bfloat16, and nothing else. A coding costs something only as far as it differs from
+fp32 by more than that does.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ import numpy as np
 from arms import SALT, Scores, compare, read, simulate
 
 from omnifed.federation.partition import start as first_weights
+from omnifed.federation.wire import encode
 from omnifed.models.base import LayerGroup, SiteSpec
 from omnifed.states import write_state
 from omnifed_sim.config import SimConfig
 
-CONTROL = "one bit"
+CONTROL = "rounded once"
 WIRES = ("fp32", CONTROL, "bf16", "int8-delta")
 ARM = "fedbn"
 
@@ -51,18 +53,14 @@ def salted(run: Path, data: Path) -> None:
         (folder / ".salt").write_bytes(SALT)
 
 
-def flip_a_bit(run: Path, seed: int) -> None:
-    """Gives a run the first weights of its seed with the last bit of one weight flipped."""
+def round_once(run: Path, seed: int) -> None:
+    """Gives a run the first weights of its seed rounded to bfloat16."""
     start = run / "arms" / ARM / "start.safetensors"
     if start.is_file():
         return
-    student = SimConfig().student
     keep: tuple[LayerGroup, ...] = ("norm",)
-    state, _ = first_weights(student, SiteSpec(channels=1, classes=5), keep, seed)
-    key = next(name for name, value in sorted(state.items()) if value.ndim > 1)
-    state[key] = state[key].copy()
-    state[key].view(np.uint32).flat[0] ^= 1
-    write_state(start, state, {"round": -1})
+    state, _ = first_weights(SimConfig().student, SiteSpec(channels=1, classes=5), keep, seed)
+    write_state(start, encode(state, "bf16").held, {"round": -1})
 
 
 def traffic(run: Path) -> dict[str, int]:
@@ -90,7 +88,7 @@ def measure(known: argparse.Namespace, options: list[str]) -> dict[str, Any]:
         folder = known.out / wire.replace(" ", "-")
         salted(folder / f"seed-{seed}", data[seed])
         if wire == CONTROL:
-            flip_a_bit(folder / f"seed-{seed}", seed)
+            round_once(folder / f"seed-{seed}", seed)
         coding = "fp32" if wire == CONTROL else wire
         return simulate([*options, "--data", str(data[seed]), "--wire", coding], seed, folder)
 
