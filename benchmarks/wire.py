@@ -5,7 +5,7 @@
 
 Each seed is one `omnifed-sim` a wire on one thread, with the same sites, splits, first weights and steps.
 
-Training is chaotic: a small change of the first weights ends in another model. `rounded once` is the control: fp32, from
+Training is chaotic: a small change of the first weights ends in another model. `rounded once` is the control: fp32 from
 first weights that were rounded to bfloat16, and nothing else. A coding costs something only as far as it differs from
 fp32 by more than that does.
 """

@@ -74,7 +74,7 @@ def superexec() -> None:
     worker.install_from_fab = lambda *args, **kwargs: Path()
     worker.get_load_client_app_fn = lambda **kwargs: lambda *args: app
     executor = ForkExecutor(worker.run_clientapp)
-    _end_with_parent_unthreaded(executor)
+    _end_with(os.getppid(), executor.close)
     module.get_executor = lambda *args, **kwargs: executor
     secret = options.superexec_auth_secret_file.read_bytes()
     module.run_superexec(options.runtime_api_address, insecure=True, superexec_auth_secret=secret)
@@ -111,7 +111,8 @@ class ForkExecutor:
         status = 1
         try:
             _forget_handlers()
-            self.work(spec.runtime_api_address, spec.token, insecure=spec.insecure, parent_pid=os.getppid())
+            _end_with(self.pid)
+            self.work(spec.runtime_api_address, spec.token, insecure=spec.insecure)
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 0
         except BaseException as error:  # this process must end here whatever happened: it is a copy of the SuperExec
@@ -208,17 +209,20 @@ def _end_with_parent() -> None:
     start_parent_process_monitor(os.getppid())
 
 
-def _end_with_parent_unthreaded(executor: ForkExecutor) -> None:
-    """Looks for the parent once a second: by a timer, as this process forks and Flower may wait for ever."""
-    parent = os.getppid()
+def _end_with(parent: int, first: Callable[[], None] = lambda: None) -> None:
+    """Ends this process within a second of its parent, whatever it is doing.
+
+    By a timer: Flower's monitor is a thread, which a process that forks must not have, and which cannot wake a main
+    thread that waits in a call. A fork does not inherit it.
+    """
 
     def look(number: int, frame: object) -> None:
         if os.getppid() != parent:
-            executor.close()
+            first()
             os._exit(0)
 
     signal.signal(signal.SIGALRM, look)
-    signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)  # a fork has no timer
+    signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
 
 
 def _forget_handlers() -> None:

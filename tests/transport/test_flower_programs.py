@@ -48,7 +48,6 @@ def test_a_client_app_is_loaded_where_we_replace_it() -> None:
     assert "install_from_fab(fab.content, skip_prompt=True)" in source
     assert "get_load_client_app_fn(" in source
     assert parameters(module.run_clientapp)[:3] == ["runtime_api_address", "token", "insecure"]
-    assert "parent_pid" in parameters(module.run_clientapp)
 
 
 def test_an_execution_says_what_a_fork_needs() -> None:
@@ -97,8 +96,8 @@ def until(done, seconds: float = 10.0) -> None:
 
 
 def test_a_launch_forks_works_and_is_reaped(tmp_path: Path) -> None:
-    def work(address: str, token: str, *, insecure: bool, parent_pid: int) -> None:
-        (tmp_path / "seen").write_text(json.dumps([address, token, insecure, parent_pid, os.getpid()]))
+    def work(address: str, token: str, *, insecure: bool) -> None:
+        (tmp_path / "seen").write_text(json.dumps([address, token, insecure, os.getppid(), os.getpid()]))
         raise SystemExit(0)
 
     executor = ForkExecutor(work)
@@ -160,3 +159,18 @@ def test_a_superexec_without_its_parent_ends_although_its_node_never_answers(tmp
     parent.wait()
     stat = Path(f"/proc/{pid}/stat")
     until(lambda: not stat.is_file() or stat.read_text().rpartition(")")[2].split()[0] == "Z", 20)
+
+
+def test_a_fork_ends_with_its_superexec_although_it_waits(tmp_path: Path) -> None:
+    code = (
+        "import os, time; from types import SimpleNamespace as N; from pathlib import Path\n"
+        "from omnifed.transport.flower_programs import ForkExecutor\n"
+        f"work = lambda *a, **k: (Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())), time.sleep(99))\n"
+        "ForkExecutor(work).launch(N(runtime_api_address='h:1', token='t', insecure=True)); time.sleep(99)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    until(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text(), 30)
+    parent.kill()
+    parent.wait()
+    stat = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
+    until(lambda: not stat.is_file() or stat.read_text().rpartition(")")[2].split()[0] == "Z", 10)
