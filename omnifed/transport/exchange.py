@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,17 +15,13 @@ from omnifed.errors import OmniFedError
 from omnifed.federation.tasks import MIN_PROTOCOL, FailedReply, Reply, Task
 from omnifed.states import State
 from omnifed.transport.flower_compat import ConfigRecord, ErrorCode, Message, reply_to
+from omnifed.transport.link import Link
 from omnifed.transport.records import Packed, pack, reply_of, size_of
-
-if TYPE_CHECKING:
-    from omnifed.transport.pool import TaskPool
 
 log = logging.getLogger("omnifed.transport")
 
 CLOCK = "clock"
 """Record that a grid with a virtual clock adds to a reply."""
-NO_DEADLINE_S = 7 * 24 * 3600.0
-"""Time to live of a message without a deadline; Flower's own default (12 h) would cut a long fit of a teacher."""
 LATE, LOST, AWAY = "OF502", "OF506", "OF501"
 
 
@@ -72,7 +67,7 @@ class Exchange:
     """
 
     def __init__(
-        self, pool: TaskPool, tasks: Mapping[str, tuple[Task, State]], deadline_s: float | None, needed: int
+        self, pool: Link, tasks: Mapping[str, tuple[Task, State]], deadline_s: float | None, needed: int
     ) -> None:
         self.pool, self.deadline_s, self.needed = pool, deadline_s, needed
         self.asked = len(tasks)

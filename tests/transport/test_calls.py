@@ -8,8 +8,8 @@ from test_pool import Adder, tasks
 
 from omnifed.transport.apps import client_app
 from omnifed.transport.calls import Calls
-from omnifed.transport.exchange import NO_DEADLINE_S
 from omnifed.transport.inprocess import InProcessGrid
+from omnifed.transport.link import NO_DEADLINE_S
 from omnifed.transport.patience import Patience
 from omnifed.transport.pool import TaskPool
 from omnifed.transport.records import task_of

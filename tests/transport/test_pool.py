@@ -14,7 +14,8 @@ from omnifed.training.spec import TrainSpec
 from omnifed.transport.apps import client_app, server_app
 from omnifed.transport.flower_compat import ClientApp, ConfigRecord, Context, Message, RecordDict
 from omnifed.transport.inprocess import InProcessGrid
-from omnifed.transport.pool import AT_ONCE, TaskPool
+from omnifed.transport.link import AT_ONCE
+from omnifed.transport.pool import TaskPool
 from omnifed.transport.records import HEAD, STATE, pack, task_of
 
 
