@@ -47,13 +47,14 @@ class Arrival:
 
 @dataclass
 class Sent:
-    """A message on its way: to whom, since when, and when the node was last asked whether it is free."""
+    """A message on its way: to whom, since when, when the node was last asked whether it is free, and whether it is."""
 
     site: str
     node: int
     bytes_down: int
     at: float
     pinged: float
+    free: bool = False
 
 
 class Exchange:
@@ -185,7 +186,9 @@ class Exchange:
                     self.pool.owing[site] = entry.node, message_id
                     self.pool.ping(entry.node, message_id)
                 self.pool.on_site(site, "lost", {"code": LATE, "rule": _LATE_RULE})
-            elif message_id in self.pool.free:
+            elif message_id in self.pool.free and not entry.free:
+                entry.free = True  # its reply may have come between the two looks: look once more
+            elif entry.free:
                 self.pool.free.discard(message_id)
                 del self.sent[message_id]
                 self._lost(site, None, "A reply must not be lost on its way.")

@@ -195,3 +195,32 @@ def test_between_machines_only_the_coordinator_s_clock_keeps_a_deadline(patience
     grid.push_messages = lambda messages: [seen.extend(m.metadata.ttl for m in messages), push(messages)][1]
     list(pool.run(tasks("a"), deadline_s=2.0))
     assert seen == [ttl]
+
+
+class Between(InProcessGrid):
+    """Answers a ping in one look, and gives the reply that came before it in the next one."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.looks = 0
+
+    def pull_messages(self, message_ids):
+        self.looks += 1
+        kinds = {i: task_of(self._pending[i][0].content)[0].kind for i in message_ids if i in self._pending}
+        fits = [i for i, kind in kinds.items() if kind == "fit"]
+        if fits and any(kind == "hello" for kind in kinds.values()):
+            return super().pull_messages([i for i in kinds if i not in fits])
+        return super().pull_messages(message_ids) if not fits or self.looks > 6 else []
+
+
+def test_a_reply_that_comes_just_before_its_ping_is_not_lost():
+    told = []
+    pool = TaskPool(
+        Between(client_app(Adder), ["a"]),
+        poll_s=0.02,
+        patience=DEPLOYED,
+        on_site=lambda site, state, fields: told.append(state),
+    )
+    (arrival,) = pool.run(tasks("a"))
+    assert arrival.reply.kind == "fit"
+    assert told.count("working") == 1
