@@ -125,16 +125,16 @@ def main() -> None:
         return
     asked = f"{known.seeds} seeds, {known.rounds} rounds of {known.steps} steps, {known.image_size} px"
     print(f"{ARM} on the preset {known.preset}, {asked}, {platform.platform()}\n")
-    print(f"{'wire':12}{'MB up':>10}{'MB down':>10}{'ratio':>8}{'Dice':>8}   difference to fp32 in Dice points, 95 %")
+    print(f"{'wire':14}{'MB up':>10}{'MB down':>10}{'ratio':>8}{'Dice':>8}   difference to fp32 in Dice points, 95 %")
     for wire, row in result["wires"].items():
         d = row["difference"]
         text = f"{d['points']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}]  p {d['p']:.3f}  n {d['cases']}"
         up, down = row["bytes_up"] / 1e6, row["bytes_down"] / 1e6
-        print(f"{wire:12}{up:10.2f}{down:10.2f}{row['ratio']:8.3f}{row['dice']:8.3f}   {text}")
+        print(f"{wire:14}{up:10.2f}{down:10.2f}{row['ratio']:8.3f}{row['dice']:8.3f}   {text}")
     print()
     for wire, sites in result["by site"].items():
         for site, d in sites.items():
-            print(f"{wire:12}{site:16}{d['points']:+7.2f}  [{d['low']:+.2f}, {d['high']:+.2f}]  n {d['cases']}")
+            print(f"{wire:14}{site:16}{d['points']:+7.2f}  [{d['low']:+.2f}, {d['high']:+.2f}]  n {d['cases']}")
 
 
 if __name__ == "__main__":
