@@ -212,16 +212,18 @@ def quantise(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Per channel to int8: q = round(x / s), s = max |x| / 127 rounded up to float16; the error is at most s / 2.
 
     Args:
-        maps: (channels, h, w) float32, finite, |x| at most 127 * 65504.
+        maps: (channels, h, w) float32, finite; |x| is cut at 127 * 65504, which only a diverged teacher reaches.
 
     Returns:
         int8 of the same shape and float16 scale (channels,); a channel of zeros has scale 0.
     """
     largest = np.abs(maps).max(axis=(1, 2)).astype(np.float64) / 127
+    largest = np.minimum(largest, np.finfo(np.float16).max)
     scale = largest.astype(np.float16)
-    scale = np.where(scale < largest, np.nextafter(scale, np.float16(np.inf)), scale)
+    with np.errstate(over="ignore"):  # of the largest float16, whose successor is not taken
+        scale = np.where(scale < largest, np.nextafter(scale, np.float16(np.inf)), scale)
     steps = np.where(scale > 0, scale, 1).astype(np.float32)[:, None, None]
-    return np.rint(maps / steps).astype(np.int8), scale
+    return np.clip(np.rint(maps / steps), -127, 127).astype(np.int8), scale
 
 
 def _read(path: Path) -> Maps | None:

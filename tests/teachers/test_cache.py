@@ -184,3 +184,9 @@ def test_batches_show_the_student_the_view_that_the_teacher_saw(tmp_path: Path, 
         seen, _, out = batches._view(np.arange(3), np.full(3, view), image, label)
         pooled = torch.nn.functional.avg_pool2d(seen, 4)
         assert (out.features["bottleneck"] - pooled).abs().max() <= pooled.abs().max() / 127
+
+
+def test_maps_of_a_teacher_that_has_diverged_stay_finite():
+    steps, scale = quantise(np.array([[[1e8, -1e8, 0.0]], [[127.0, 1.0, -127.0]]], np.float32))
+    np.testing.assert_array_equal(scale, np.float16([65504, 1]))
+    np.testing.assert_array_equal(steps[:, 0], [[127, -127, 0], [127, 1, -127]])
