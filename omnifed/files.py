@@ -45,7 +45,7 @@ def not_written(path: Path, error: OSError) -> OmniFedError:
         "OF103",
         "State must be written to disk before work goes on; the last good state is kept.",
         seen=f"{path}: {error.strerror or error}",
-        remedy="Free disk space or permit writing there, then run the same command with --resume.",
+        remedy="Free disk space or permit writing there, then start the same command again (omnifed-sim: --resume).",
     )
 
 

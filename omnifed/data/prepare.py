@@ -24,7 +24,7 @@ from omnifed.data.site_folder import Site
 from omnifed.data.splits import plan
 from omnifed.data.spool import Entry, Spool, label_counts, load_split
 from omnifed.errors import OmniFedError
-from omnifed.files import write_atomic, write_json
+from omnifed.files import not_written, write_atomic, write_json
 
 PREPROCESSING = "1"
 """Version of everything between file and array; part of every key. Raise it when prepared pixels change."""
@@ -165,12 +165,7 @@ def _build(site: Site, target: Path, salt: bytes, progress: Progress | None) -> 
         write_json(part / "meta.json", head, mode=0o600)
         part.rename(target)
     except OSError as error:
-        raise OmniFedError(
-            "OF103",
-            "State must be written to disk before work goes on; the last good state is kept.",
-            seen=f"{target}: {error.strerror or error}",
-            remedy="Free disk space or permit writing there, then run the same command with --resume.",
-        ) from None
+        raise not_written(target, error) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

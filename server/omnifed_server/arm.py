@@ -194,6 +194,6 @@ def below_quorum(config: ArmConfig, misses: list[Miss], have: int) -> OmniFedErr
         "OF509",
         f"A round needs {config.needed} of {len(config.sites)} sites, and was asked twice.",
         seen=f"{have} answered; missing: {names}",
-        remedy="See what the missing sites' codes say, then run the same command with --resume: "
-        "finished rounds and the replies at hand are kept.",
+        remedy="See what the missing sites' codes say, then start the same command again (omnifed-sim: with "
+        "--resume): finished rounds and the replies at hand are kept.",
     )

@@ -121,7 +121,7 @@ class Stages:
                 "OF115",
                 "At least one site must have taught its teacher before students can distil.",
                 seen=f"none of {', '.join(self.plan.sites)}",
-                remedy="Mend what the sites' misses name, then run the same command with --resume.",
+                remedy="Mend what the sites' misses name, then start the same command again (omnifed-sim: --resume).",
             )
         write_json(record, list(taught))
         return taught
@@ -265,6 +265,6 @@ def _too_few(stage: str, needed: int, asked: int, have: int, misses: Mapping[str
         "OF531",
         f"The stage {stage.partition('/')[0]} needs {needed} of {asked} sites, and they were asked twice.",
         seen=f"{have} answered; missing: {names}",
-        remedy="See what the missing sites' codes say, then run the same command with --resume: "
-        "replies at hand are kept.",
+        remedy="See what the missing sites' codes say, then start the same command again (omnifed-sim: with "
+        "--resume): replies at hand are kept.",
     )
