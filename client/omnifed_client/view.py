@@ -165,7 +165,9 @@ def _tasks(board: SiteBoard) -> Table:
 
 
 def _short_id(event: dict[str, Any], site: str) -> str:
-    return plain(event.get("id")).removesuffix(f".{site}")
+    name = plain(event.get("id"))
+    # Campaign first, site somewhere behind: the same in every row, and the column is narrow.
+    return ".".join(part for part in (name.partition(".")[2] or name).split(".") if part != site)
 
 
 def _words(state: str) -> str:

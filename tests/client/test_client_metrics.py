@@ -80,7 +80,7 @@ def test_the_view_shows_connection_progress_last_tasks_and_causes(tmp_path: Path
     for part in ("Site a  away  fed.example.org:443", "OF501: No answer.", "3/4 12 s loss 0.5", "OF401: Finite."):
         assert part in shown
     fit = next(line.split() for line in shown.splitlines() if "fit.1" in line)
-    assert fit[1:] == ["fit", "c.omnikd.fit.1", "finished", "1.5"]
+    assert fit[1:] == ["fit", "omnikd.fit.1", "finished", "1.5"]
 
 
 def test_plain_lines() -> None:
