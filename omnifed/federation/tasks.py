@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from omnifed.config import Frozen
+from omnifed.devices.measurement import Engine, Measurement
 from omnifed.distill.spec import DistillSpec
 from omnifed.errors import OmniFedError
 from omnifed.evaluation.score import Score as Score
@@ -20,12 +21,15 @@ from omnifed.models.spec import StudentSpec
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of this schema. Both ends say theirs at hello, and speak the older of the two from then on."""
 MIN_PROTOCOL = 2
 """Oldest version that this release still speaks; an end that is older is told so, with the remedy."""
-SINCE: dict[str, int] = {}
-"""``"kind.field": version`` of fields that are newer than :data:`MIN_PROTOCOL`: an older end never sees them."""
+SINCE: dict[str, int] = {"trial": 3, "bench": 3}
+"""``"kind.field": version`` of fields, ``"kind": version`` of whole tasks and replies, that are newer than
+:data:`MIN_PROTOCOL`: an older end never sees them."""
+MOST_NETWORKS = 10
+"""Networks that a site measures for one latency model."""
 
 
 class TaskBase(Frozen):
@@ -130,7 +134,48 @@ class ExportTask(TaskBase):
     cases: int = Field(8, ge=1, le=8)
 
 
-Task = Annotated[HelloTask | TeachTask | FitTask | EvaluateTask | ExportTask, Field(discriminator="kind")]
+class TrialTask(TaskBase):
+    """Train a student briefly on a part of the site's patients and score it on the validation cases. Nothing is kept
+    but the reply, and the anchor's scores of single cases.
+
+    Weights that travel with the task (a slice of a shared network) are what the student starts from; keys that they
+    lack begin at random.
+
+    Attributes:
+        student, train: what is trained, and how.
+        fraction: share of the training patients, drawn by hash; at least one with a mask.
+        teacher, distill: OmniKD, or None for supervised training.
+        anchor: other trials at this site and of the same ``group`` are compared with this one, case by case.
+        group: trials whose standard errors are those of their paired difference from the group's anchor.
+    """
+
+    kind: Literal["trial"] = "trial"
+    student: StudentSpec
+    train: TrainSpec
+    fraction: float = Field(1.0, gt=0, le=1)
+    teacher: TeacherSpec | None = None
+    distill: DistillSpec | None = None
+    anchor: bool = False
+    group: str = Field("", pattern=r"^[a-z0-9_-]{0,40}$")
+
+
+class BenchTask(TaskBase):
+    """Measure the inference of some students, with random weights, on the site's own device.
+
+    Attributes:
+        students: what to measure.
+        engine, threads: see :class:`~omnifed.devices.measurement.Measurement`.
+    """
+
+    kind: Literal["bench"] = "bench"
+    students: tuple[StudentSpec, ...] = Field(min_length=1, max_length=MOST_NETWORKS)
+    engine: Engine = "ort"
+    threads: int = Field(1, ge=1, le=64)
+
+
+Task = Annotated[
+    HelloTask | TeachTask | FitTask | EvaluateTask | ExportTask | TrialTask | BenchTask, Field(discriminator="kind")
+]
 
 
 class ReplyBase(Frozen):
@@ -222,6 +267,43 @@ class ExportReply(ReplyBase):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+class TrialReply(ReplyBase):
+    """The score of a brief training.
+
+    Attributes:
+        dice: mean validation Dice, 0..1.
+        se: standard error of ``dice``, or, with ``paired``, of its difference from the anchor's, case by case.
+        n: validation cases.
+        patients: training patients that the trial saw.
+        step_seconds: of one optimiser step.
+        scales: m_i of OmniKD, as measured in this trial.
+    """
+
+    kind: Literal["trial"] = "trial"
+    dice: float = Field(ge=0, le=1)
+    se: float = Field(ge=0)
+    paired: bool = False
+    n: int = Field(ge=0)
+    patients: int = Field(ge=0)
+    step_seconds: float = Field(ge=0)
+    scales: dict[str, float] = {}
+
+
+class BenchReply(ReplyBase):
+    """Measurements in the order of the task's students.
+
+    Attributes:
+        device: what the machine says it is: processor and engine, no name of a host.
+        memory_mib: of the machine.
+        measurements: one a student.
+    """
+
+    kind: Literal["bench"] = "bench"
+    device: str = Field(max_length=200)
+    memory_mib: float = Field(gt=0)
+    measurements: tuple[Measurement, ...]
+
+
 class FailedReply(ReplyBase):
     """The task failed at the site: number and rule of the error, never a value or a path."""
 
@@ -231,7 +313,8 @@ class FailedReply(ReplyBase):
 
 
 Reply = Annotated[
-    HelloReply | TeachReply | FitReply | EvaluateReply | ExportReply | FailedReply, Field(discriminator="kind")
+    HelloReply | TeachReply | FitReply | EvaluateReply | ExportReply | TrialReply | BenchReply | FailedReply,
+    Field(discriminator="kind"),
 ]
 
 TASK: TypeAdapter[Task] = TypeAdapter(Task)
@@ -249,7 +332,7 @@ def speak(body: TaskBase | ReplyBase, protocol: int) -> dict[str, Any]:
         kind, _, field = name.partition(".")
         if since <= protocol or values["kind"] != kind:
             continue
-        if values.pop(field) != type(body).model_fields[field].default:
+        if not field or values.pop(field) != type(body).model_fields[field].default:
             raise OmniFedError(
                 "OF513",
                 f"A site must speak protocol {since} for what this campaign asks of it ({name}).",

@@ -28,6 +28,8 @@ ROUTES = {
     "fit": "train.fit",
     "evaluate": "evaluate.score",
     "export": "query.export",
+    "trial": "train.trial",
+    "bench": "query.bench",
 }
 """Message type of each kind of task (Flower knows the categories train, evaluate and query)."""
 

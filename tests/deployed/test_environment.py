@@ -146,7 +146,7 @@ def test_a_site_that_is_too_old_is_told_so_at_both_ends(tmp_path: Path) -> None:
 
 def test_an_older_site_that_is_understood_works_on(tmp_path: Path) -> None:
     # The coordinator is a release ahead, and knows a field that no site does.
-    newer = release(tmp_path / "new", PROTOCOL=3, MIN_PROTOCOL=2, SINCE={"fit.base": 3})
+    newer = release(tmp_path / "new", PROTOCOL=4, MIN_PROTOCOL=2, SINCE={"fit.base": 4})
     with Federation(tmp_path / "f") as federation:
         federation.start_server(env=newer)
         for site in federation.sites:
