@@ -1,19 +1,17 @@
-"""One exchange of a task pool: a task to each of some sites, and one arrival from each of them, come what may."""
+"""One exchange of a task pool: tasks to some sites, one at a time each, and an arrival for each, come what may."""
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import MIN_PROTOCOL, FailedReply, Reply, Task
+from omnifed.federation.tasks import FailedReply, Task
 from omnifed.states import State
+from omnifed.transport.arrival import Arrival, check, miss
 from omnifed.transport.flower_compat import ConfigRecord, ErrorCode, Message, reply_to
 from omnifed.transport.link import Link
 from omnifed.transport.records import Packed, pack, reply_of, size_of
@@ -23,26 +21,10 @@ log = logging.getLogger("omnifed.transport")
 CLOCK = "clock"
 """Record that a grid with a virtual clock adds to a reply."""
 LATE, LOST, AWAY = "OF502", "OF506", "OF501"
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """What came back from one site.
-
-    Attributes:
-        site: registered name.
-        reply: the reply; a ``FailedReply`` for every kind of miss.
-        state: arrays of the reply, read-only views; empty for a miss.
-        bytes_up, bytes_down: bytes from and to the site.
-        virtual_seconds: from sending to arrival on a virtual clock; None on a deployed federation.
-    """
-
-    site: str
-    reply: Reply
-    state: State
-    bytes_up: int = 0
-    bytes_down: int = 0
-    virtual_seconds: float | None = None
+Tasks = Mapping[str, tuple[Task, State]]
+"""Task and state by site."""
+More = Callable[[Arrival], Tasks]
+"""Further tasks, after an arrival."""
 
 
 @dataclass
@@ -65,49 +47,81 @@ class Exchange:
         tasks: task and state by site.
         deadline_s: see ``run``.
         needed: see ``run``.
+        more: see ``run``.
     """
 
     def __init__(
-        self, pool: Link, tasks: Mapping[str, tuple[Task, State]], deadline_s: float | None, needed: int
+        self, pool: Link, tasks: Tasks, deadline_s: float | None = None, needed: int = 0, more: More | None = None
     ) -> None:
-        self.pool, self.deadline_s, self.needed = pool, deadline_s, needed
-        self.asked = len(tasks)
-        packed: dict[int, Packed] = {}
+        self.pool, self.deadline_s, self.needed, self.more = pool, deadline_s, needed, more
+        # Of the task that a site has now:
         self.open: dict[str, tuple[Task, Packed]] = {}
-        for site, (task, state) in tasks.items():
-            if id(state) not in packed:
-                packed[id(state)] = pack(state)
-            self.open[site] = task, packed[id(state)]
-        self.sent: dict[str, Sent] = {}
         self.tries: Counter[str] = Counter()
         self.bytes_down: Counter[str] = Counter()
-        self.away: dict[str, float] = dict.fromkeys(self.open, float("-inf"))
+        self.away: dict[str, float] = {}
         self.misses: dict[str, tuple[str, str]] = {}
-        self.seconds: list[float] = []
+        # Of all tasks:
+        self.sent: dict[str, Sent] = {}
+        self.asked: Counter[tuple[str, str]] = Counter()
+        self.seconds: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
         self.answered = 0
         self.moved = time.monotonic()
+        self._take(tasks)
 
     def arrivals(self) -> Iterator[Arrival]:
-        """One a site: replies as they come, then the misses."""
-        while True:
+        """One a task: replies as they come, then the misses; with ``more`` each miss as soon as it is certain."""
+        while self.open:
             self._post()
-            if not self.sent and not self._somebody_may_come():
-                break
+            if given_up := self._given_up():
+                for missed in given_up:
+                    yield from self._close(missed)
+                continue
             messages, moved = self.pool.pull(list(self.sent))
             for message in messages:
                 entry = self.sent.pop(reply_to(message), None)
                 if entry and (arrival := self._arrival(message, entry)):
-                    del self.open[arrival.site]
                     self.answered += not isinstance(arrival.reply, FailedReply)
                     self.moved = time.monotonic()
                     self.pool.on_site(arrival.site, "idle", {})
-                    yield arrival
+                    yield from self._close(arrival)
             self._look_after()
-            if not moved and (self.sent or self.open):
+            if not moved and self.open:
                 time.sleep(self.pool.poll_s)
-        for site, (task, _) in self.open.items():
-            code, rule = self.misses.get(site) or self._why_away(site)
-            yield _miss(site, task.id, code, rule, down=self.bytes_down[site])
+
+    def _take(self, tasks: Tasks) -> None:
+        """Opens tasks of sites that have none."""
+        packed: dict[int, Packed] = {}
+        for site, (task, state) in tasks.items():
+            if site in self.open:
+                raise ValueError(f"{site} has a task already")
+            if id(state) not in packed:
+                packed[id(state)] = pack(state)
+            self.open[site] = task, packed[id(state)]
+            self.tries[site] = self.bytes_down[site] = 0
+            self.away[site] = float("-inf")
+            self.misses.pop(site, None)
+            self.asked[_sort(task)] += 1
+
+    def _close(self, arrival: Arrival) -> Iterator[Arrival]:
+        del self.open[arrival.site]
+        yield arrival
+        if self.more is not None:
+            self._take(self.more(arrival))
+
+    def _given_up(self) -> list[Arrival]:
+        """Misses of the sites that are waited for no longer.
+
+        Without ``more`` that is at the end, for all: while others work, a site that is away may still come. With it,
+        what one site has lost is asked of another at once.
+        """
+        working = {entry.site for entry in self.sent.values()}
+        idle = [site for site in self.open if site not in working]
+        if self.more is None:
+            idle = [] if working or self._may_come(idle) else idle
+        else:
+            idle = [site for site in idle if not self._may_come([site])]
+        found = [(site, self.misses.get(site) or self._why_away(site)) for site in idle]
+        return [miss(site, self.open[site][0].id, *why, down=self.bytes_down[site]) for site, why in found]
 
     def _post(self) -> None:
         """Sends what is not on its way to the sites that are there."""
@@ -138,20 +152,21 @@ class Exchange:
             else:
                 self._lost(site, node, "A task must reach its site.")
 
-    def _somebody_may_come(self) -> bool:
-        """Whether a site that is away is worth waiting for, while nobody is at work."""
+    def _may_come(self, sites: Iterable[str]) -> bool:
+        """Whether one of the sites, which are away, is worth waiting for."""
         patience, now = self.pool.patience, time.monotonic()
-        hopeful = [site for site in self.open if self.tries[site] < patience.tries]
+        hopeful = [site for site in sites if self.tries[site] < patience.tries]
         if any(now - self.away[site] < patience.join_s for site in hopeful):
             return True
-        return bool(hopeful) and self.answered < self.needed and now - self.moved < patience.wait_s
+        missing = not self.sent and self.answered < self.needed
+        return bool(hopeful) and missing and now - self.moved < patience.wait_s
 
     def _arrival(self, message: Message, entry: Sent) -> Arrival | None:
         """The arrival that a message means; None if the task is to be sent again."""
         site, task = entry.site, self.open[entry.site][0]
         if message.has_error():
             if message.error.code == ErrorCode.MESSAGE_UNAVAILABLE and self.tries[site] >= self.pool.patience.tries:
-                return _miss(site, task.id, LATE, _LATE_RULE, down=self.bytes_down[site])
+                return miss(site, task.id, LATE, _LATE_RULE, down=self.bytes_down[site])
             self._lost(
                 site, entry.node, f"A node must stay connected while it works (transport code {message.error.code})."
             )
@@ -159,12 +174,12 @@ class Exchange:
         up = size_of(message.content)
         try:
             reply, state = reply_of(message.content)
-            _check(reply, state, site, task)
+            check(reply, state, site, task)
         except OmniFedError as error:
             log.warning("%s: %s", site, error)
-            return _miss(site, task.id, error.code, error.rule, down=self.bytes_down[site], up=up)
+            return miss(site, task.id, error.code, error.rule, down=self.bytes_down[site], up=up)
         seconds = time.monotonic() - entry.at
-        self.seconds.append(seconds)
+        self.seconds[_sort(task)].append(seconds)
         if self.pool.pace and not isinstance(reply, FailedReply):
             self.pool.pace.note(task, site, seconds)
         clock = message.content.get(CLOCK)
@@ -202,7 +217,7 @@ class Exchange:
     def _limit(self, task: Task) -> float | None:
         if self.deadline_s is not None or self.pool.pace is None:
             return self.deadline_s
-        return self.pool.pace.limit(task, self.seconds, self.asked)
+        return self.pool.pace.limit(task, self.seconds[_sort(task)], self.asked[_sort(task)])
 
     def _lost(self, site: str, node: int | None, rule: str) -> None:
         """A task was lost; its site has some time to come back, as the same node or as another."""
@@ -220,39 +235,6 @@ _LATE_RULE = "A reply must arrive before the round's deadline."
 _BUSY_RULE = "A site that was late is asked again when it answers."
 
 
-def finite(state: State) -> bool:
-    """Whether no array holds NaN or infinity."""
-    return all(np.isfinite(value).all() for value in state.values() if value.dtype.kind == "f")
-
-
-def _finite_figures(reply: Reply) -> bool:
-    # An honest site cannot send such a figure; one that does must not spoil the scales or the records of all.
-    try:
-        json.dumps(reply.model_dump(), allow_nan=False)
-    except ValueError:
-        return False
-    return True
-
-
-def _check(reply: Reply, state: State, site: str, task: Task) -> None:
-    if isinstance(reply, FailedReply):
-        return
-    answers = reply.id == task.id and reply.kind == task.kind and reply.protocol >= MIN_PROTOCOL
-    if not answers or reply.site != site:
-        raise OmniFedError(
-            "OF504",
-            "A reply must answer the task that was sent: same id, kind, site and protocol.",
-            seen=f"asked {task.kind} {task.id} of {site}, got {reply.kind} {reply.id} from {reply.site}",
-            remedy="Install the same omnifed release at the coordinator and at the site.",
-        )
-    if not (finite(state) and _finite_figures(reply)):
-        raise OmniFedError(
-            "OF505",
-            "Figures and weights that leave a site must be finite numbers.",
-            seen=site,
-            remedy="Look at the site's loss; lower the learning rate or check its images.",
-        )
-
-
-def _miss(site: str, task_id: str, code: str, rule: str, *, down: int = 0, up: int = 0) -> Arrival:
-    return Arrival(site, FailedReply(id=task_id, site=site, code=code, rule=rule), {}, up, down)
+def _sort(task: Task) -> tuple[str, str]:
+    """Tasks whose times may be compared."""
+    return task.kind, task.arm
