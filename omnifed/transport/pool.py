@@ -7,14 +7,12 @@ now: the site answers what it has finished from its store, so nothing is compute
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from omnifed.federation.tasks import Task
-from omnifed.states import State
+from omnifed.transport.arrival import Arrival as Arrival
 from omnifed.transport.exchange import CLOCK as CLOCK
 from omnifed.transport.exchange import LATE as LATE
-from omnifed.transport.exchange import Arrival as Arrival
-from omnifed.transport.exchange import Exchange
+from omnifed.transport.exchange import Exchange, More, Tasks
 from omnifed.transport.link import Link
 
 
@@ -22,21 +20,27 @@ class TaskPool(Link):
     """Sends tasks and collects replies over any Flower grid."""
 
     def run(
-        self, tasks: Mapping[str, tuple[Task, State]], *, deadline_s: float | None = None, needed: int = 0
+        self, tasks: Tasks, *, deadline_s: float | None = None, needed: int = 0, more: More | None = None
     ) -> Iterator[Arrival]:
-        """Sends one task to each named site and yields replies in order of arrival, one for each site.
+        """Sends one task to each named site and yields replies in order of arrival, one for each task.
 
         Args:
             tasks: task and state by site; sites that share a state object share its packed bytes.
             deadline_s: seconds from sending after which a reply is late; None takes the pace's, if there is one.
             needed: replies for which sites that are away are waited for, as the patience says.
+            more: called after each arrival, when whoever iterates has seen it: tasks for sites that have none now, so
+                that a fast site never waits for a slow one. A miss is then yielded as soon as it is certain, not at
+                the end: a task that one site has lost can be asked of another.
 
         Yields:
-            One :class:`Arrival` a site. Misses are ``FailedReply`` with OF501 (not connected), OF502 (late), OF503 or
+            One :class:`Arrival` a task. Misses are ``FailedReply`` with OF501 (not connected), OF502 (late), OF503 or
             OF504 (not an answer to the task), OF505 (NaN or infinity), OF506 (node lost), or the site's own code.
+
+        Raises:
+            ValueError: if ``more`` gives a site a second task at a time.
         """
         if any(self.node_of(site) is None for site in tasks):
             self.hello()
         if self.owing:
             self.pull(())
-        yield from Exchange(self, tasks, deadline_s, needed).arrivals()
+        yield from Exchange(self, tasks, deadline_s, needed, more).arrivals()
