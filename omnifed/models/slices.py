@@ -13,7 +13,7 @@ States are mappings from key to array; numpy arrays and torch tensors both serve
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,13 @@ def state_shapes(spec: StudentSpec, site: SiteSpec) -> dict[str, tuple[int, ...]
         for layer in scaling.layers(spec, site)
         for key, axes in _arrays(layer, spec).items()
     }
+
+
+def covering(students: Iterable[StudentSpec]) -> StudentSpec:
+    """The smallest network of which all ``students`` (of equal options) are slices."""
+    specs = list(students)
+    size = {"alpha": max(spec.alpha for spec in specs), "beta": max(spec.beta for spec in specs)}
+    return specs[0].model_copy(update=size)
 
 
 def slice_map(large: StudentSpec, small: StudentSpec, site: SiteSpec) -> SliceMap:

@@ -20,14 +20,16 @@ class Target(Frozen):
         name: of the class; of the profile where that is not said.
         profile: a device profile's name or TOML file (:mod:`omnifed.devices.profile`), or ``measured``: the sites
             measure their own devices, and the slowest counts.
-        latency_ms: budget of the 95th percentile of one image's inference, one image at a time.
+        latency_ms: budget of the 95th percentile of one image's inference, one image at a time; 0 takes what the
+            balanced student needs there.
         memory_mib: budget of the peak memory of the process; 0 has none.
-        sites: sites that deploy this class's student; empty: those that no other target names.
+        sites: sites that deploy this class's student; empty: those that no other target names (the first such target
+            gets them).
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,60}$")
     profile: str = ""
-    latency_ms: float = Field(gt=0)
+    latency_ms: float = Field(0.0, ge=0)
     memory_mib: float = Field(0.0, ge=0)
     sites: tuple[str, ...] = ()
 
@@ -111,6 +113,8 @@ class ArchitectureSpec(_SearchSpec):
         sites = [site for target in self.targets for site in target.sites]
         if len(set(sites)) < len(sites):
             raise ValueError("a site deploys one student: name it in one target")
+        if self.warm_start and max(len(self.stem_strides), len(self.fusions)) > 1:
+            raise ValueError("warm_start slices one network: name one stem_stride and one fusion")
         return self
 
 
@@ -128,3 +132,32 @@ class WeightSpec(_SearchSpec):
     budget: str = "12"
     steps: int = Field(40, ge=1)
     gamma: float = Field(0.0, ge=0)
+
+
+def nested(spec: ArchitectureSpec, sites: tuple[str, ...]) -> None:
+    """Checks that the students which a search may choose for these sites can be averaged.
+
+    Raises:
+        ValueError: if a target names a site that is not there, or if two targets might end in networks of which
+            neither is a slice of the other.
+    """
+    named = [site for target in spec.targets for site in target.sites]
+    strangers = sorted(set(named) - set(sites))
+    if strangers:
+        raise ValueError(f"targets name sites that take no part: {', '.join(strangers)}")
+    classes = sum(bool(target.sites) for target in spec.targets) + bool(set(sites) - set(named))
+    if classes > 1 and max(len(spec.stem_strides), len(spec.fusions)) > 1:
+        raise ValueError("sites of several targets average slices of one network: name one stem_stride and one fusion")
+
+
+def resolve(targets: tuple[Target, ...], sites: tuple[str, ...]) -> tuple[Target, ...]:
+    """The targets with the sites that deploy them; without any, one that the sites measure."""
+    if not targets:
+        return (Target(name="sites", profile=MEASURED, sites=sites),)
+    rest = tuple(site for site in sites if all(site not in target.sites for target in targets))
+    resolved = []
+    for target in targets:
+        if not target.sites:
+            target, rest = target.model_copy(update={"sites": rest}), ()
+        resolved.append(target)
+    return tuple(resolved)

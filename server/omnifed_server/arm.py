@@ -15,6 +15,7 @@ from omnifed.errors import OmniFedError
 from omnifed.federation.tasks import FitTask
 from omnifed.federation.wire import Wire
 from omnifed.models.base import LayerGroup, SiteSpec
+from omnifed.models.slices import covering
 from omnifed.models.spec import StudentSpec
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
@@ -107,9 +108,7 @@ class ArmConfig(Frozen):
         """The student of which all others are slices."""
         if isinstance(self.student, StudentSpec):
             return self.student
-        students = self.student.values()
-        size = {"alpha": max(s.alpha for s in students), "beta": max(s.beta for s in students)}
-        return next(iter(students)).model_copy(update=size)
+        return covering(self.student.values())
 
     def task(self, round_: int, site: str, scales: dict[str, float], base: int | None = None) -> FitTask:
         """What ``site`` is asked in a round: the same task, with the same id, however often it is asked.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
-from omnifed.distill.spec import LAMBDA, DistillSpec
+from omnifed.distill.spec import LAMBDA, DistillSpec, TermName
 from omnifed.errors import OmniFedError
 from omnifed.federation.tasks import HelloReply
 from omnifed.models.base import LayerGroup
+from omnifed.models.scaling import architecture_key
+from omnifed.models.slices import covering
 from omnifed.models.spec import StudentSpec
+from omnifed.search.spec import ArchitectureSpec, WeightSpec
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
 from omnifed_server.arm import ArmConfig
@@ -19,6 +23,8 @@ EXPORTED = ("omnikd", "fedbn", "fedprox", "fedavg", "local", "central")
 DISTILLED = "omnikd"
 """The arm that needs teachers."""
 NORMS_STAY = ("fedbn", DISTILLED)
+SEARCH_ARCHITECTURE, SEARCH_WEIGHTS = "search-architecture", "search-weights"
+"""Names of the two searches, as stages."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,10 @@ class Plan:
         gate: ``auto`` is on where sites are unlike.
         starters: also average local layers, into a model for sites that never train.
         needed: sites that a stage needs; 0 goes on with whoever answers.
+        architecture, weights: the searches before training; None for none.
+        students: by site, what the architecture search chose; the others train ``student``.
+        lambdas: by site, what the search for OmniKD's weights found; the others take ``distill``.
+        one_machine: all sites run on this machine: one of them measures it for all.
     """
 
     campaign: str
@@ -54,6 +64,36 @@ class Plan:
     gate: Literal["auto", "always", "never"] = "auto"
     starters: bool = False
     needed: int = 0
+    architecture: ArchitectureSpec | None = None
+    weights: WeightSpec | None = None
+    students: Mapping[str, StudentSpec] = field(default_factory=dict)
+    lambdas: Mapping[str, dict[TermName, float]] = field(default_factory=dict)
+    one_machine: bool = False
+
+    def student_of(self, site: str) -> StudentSpec:
+        """The student that ``site`` trains and deploys."""
+        return self.students.get(site, self.student)
+
+    @property
+    def largest(self) -> StudentSpec:
+        """The network of which all sites' students are slices."""
+        return covering(self.student_of(site) for site in self.sites)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether sites train different networks."""
+        return len({architecture_key(self.student_of(site)) for site in self.sites}) > 1
+
+    def local_layers(self, arm: str, apart: tuple[LayerGroup, ...]) -> tuple[LayerGroup, ...]:
+        """Groups that stay at the site under a method.
+
+        Args:
+            arm: the method.
+            apart: what unlike sites keep in any case.
+        """
+        # A slice of a network sees other activations than the network: their norms cannot be averaged.
+        norms = arm in NORMS_STAY or self.mixed
+        return tuple(dict.fromkeys((*apart, "norm"))) if norms else apart
 
 
 @dataclass(frozen=True)
@@ -81,20 +121,20 @@ def arm_config(plan: Plan, arm: str, facts: Facts, taught: tuple[str, ...]) -> A
         facts: of the sites.
         taught: sites with a teacher; the others train supervised.
     """
-    local = local_layers(arm, facts.apart)
+    local = plan.local_layers(arm, facts.apart)
     distilled = arm == DISTILLED
     return ArmConfig(
         campaign=plan.campaign,
         name=arm,
         sites=plan.sites,
-        student=plan.student,
+        student={site: plan.student_of(site) for site in plan.sites} if plan.mixed else plan.student_of(plan.sites[0]),
         train=plan.train,
         rounds=plan.rounds,
         aggregate=arm != "local",
         local_layers=local,
         weighting=plan.weighting,
         prox_mu=plan.prox_mu if arm == "fedprox" else 0.0,
-        distill={site: _distill(plan, facts, site) for site in taught} if distilled else None,
+        distill={site: distill_spec(plan, facts, site) for site in taught} if distilled else None,
         teacher=plan.teacher if distilled else None,
         # Between modalities averaging can do harm: these sites may go on without it. Between like ones a model that
         # was just averaged is worse for a few steps, then better: a gate would end the federation.
@@ -107,11 +147,6 @@ def arm_config(plan: Plan, arm: str, facts: Facts, taught: tuple[str, ...]) -> A
         classes=facts.classes,
         wire=plan.wire,
     )
-
-
-def local_layers(arm: str, apart: tuple[LayerGroup, ...]) -> tuple[LayerGroup, ...]:
-    """Groups that stay at the site under a method."""
-    return tuple(dict.fromkeys((*apart, "norm"))) if arm in NORMS_STAY else apart
 
 
 def layers_apart(hellos: list[HelloReply]) -> tuple[LayerGroup, ...]:
@@ -130,7 +165,10 @@ def layers_apart(hellos: list[HelloReply]) -> tuple[LayerGroup, ...]:
     return () if alike else ("stem", "head")
 
 
-def _distill(plan: Plan, facts: Facts, site: str) -> DistillSpec:
+def distill_spec(plan: Plan, facts: Facts, site: str) -> DistillSpec:
+    """OmniKD at one site: the weights that were found for it, else those published for its modality or for all."""
     hello = facts.hellos.get(site)
-    weights = LAMBDA.get(hello.modality) if hello and plan.distill == "modality" else None
+    weights = plan.lambdas.get(site)
+    if weights is None and hello and plan.distill == "modality":
+        weights = LAMBDA.get(hello.modality)
     return DistillSpec(weights=weights or LAMBDA["universal"], beta=plan.distill_beta)

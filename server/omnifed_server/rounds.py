@@ -19,7 +19,7 @@ from omnifed.federation.aggregation import StreamingMean, weight
 from omnifed.federation.partition import start
 from omnifed.federation.tasks import FailedReply, FitReply, FitTask
 from omnifed.federation.wire import NO_BASE, decode
-from omnifed.models.slices import SliceMap, slice_map
+from omnifed.models.slices import SliceMap, slice_map, take
 from omnifed.models.spec import StudentSpec
 from omnifed.states import State
 from omnifed.transport.pool import LATE, Arrival, TaskPool
@@ -211,6 +211,12 @@ class _Round:
 
 def _global(state: State, keys: Mapping[str, object]) -> State:
     return {key: value for key, value in state.items() if key in keys}
+
+
+def slices_for(config: ArmConfig, state: State) -> dict[str, State]:
+    """The part of the global state that each site's student holds; one object for all that hold the same."""
+    parts = {s: state if found is None else take(state, found) for s, found in _slice_maps(config).items()}
+    return {site: parts[config.student_of(site)] for site in config.sites}
 
 
 def _slice_maps(config: ArmConfig) -> dict[StudentSpec, SliceMap | None]:

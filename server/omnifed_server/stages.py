@@ -16,6 +16,8 @@ from omnifed.evaluation.score import MEAN
 from omnifed.evaluation.tables import TEACHER
 from omnifed.federation.tasks import (
     REPLY,
+    BenchReply,
+    BenchTask,
     EvaluateReply,
     EvaluateTask,
     ExportReply,
@@ -29,13 +31,14 @@ from omnifed.federation.tasks import (
 )
 from omnifed.files import write_json
 from omnifed.models.base import LayerGroup
+from omnifed.models.spec import StudentSpec
 from omnifed.states import State, read_state
 from omnifed.transport.pool import Arrival, TaskPool
 from omnifed_server.arm import ArmResult
-from omnifed_server.plan import DISTILLED, Facts, Plan, arm_config, layers_apart, local_layers
-from omnifed_server.rounds import OnEvent, run_arm
+from omnifed_server.plan import DISTILLED, SEARCH_ARCHITECTURE, Facts, Plan, arm_config, layers_apart
+from omnifed_server.rounds import OnEvent, run_arm, slices_for
 
-R = TypeVar("R", TeachReply, EvaluateReply, ExportReply)
+R = TypeVar("R", TeachReply, BenchReply, EvaluateReply, ExportReply)
 Tasks = Mapping[str, tuple[Task, State]]
 
 
@@ -131,6 +134,21 @@ class Stages:
         tasks = {site: (self._evaluation(site, TEACHER, "teacher"), State()) for site in taught}
         return self._ask(f"test/{TEACHER}", tasks, EvaluateReply, TEACHER, -1)
 
+    def search(self, taught: tuple[str, ...]) -> None:
+        """The searches that the plan names, and what earlier ones found: from here on it is what the plan trains."""
+        if not (self.plan.architecture or self.plan.weights or (self.folder / "search").is_dir()):
+            return
+        # The searchers' libraries are heavy: a campaign without a search never loads them.
+        from omnifed_server.search_stages import search
+
+        self.plan = search(self, taught)
+
+    def measure(self, sites: tuple[str, ...], students: tuple[StudentSpec, ...]) -> dict[str, BenchReply]:
+        """Each of ``sites`` measures the inference of ``students`` on its own device."""
+        self.on_event("stage", {"stage": "bench", "total": len(sites)})
+        tasks = {s: (BenchTask(**self._head("bench", s), students=students), State()) for s in sites}
+        return self._ask("bench", tasks, BenchReply, SEARCH_ARCHITECTURE, -1)
+
     def train(self, arm: str, taught: tuple[str, ...]) -> ArmResult:
         """The rounds of one arm."""
         self.on_event("stage", {"stage": arm, "total": self.plan.rounds})
@@ -141,8 +159,9 @@ class Stages:
         """Offers the last averaged model to each site's gate; the sites that know now what they would deploy."""
         if result.state is None:
             return self.plan.sites
-        last, local = read_state(result.state)[0], local_layers(arm, self.facts.apart)
-        tasks = {s: (self._evaluation(s, arm, "global", local, adopt=True), last) for s in self.plan.sites}
+        last, local = read_state(result.state)[0], self.plan.local_layers(arm, self.facts.apart)
+        slices = slices_for(arm_config(self.plan, arm, self.facts, ()), last)
+        tasks = {s: (self._evaluation(s, arm, "global", local, adopt=True), slices[s]) for s in self.plan.sites}
         return tuple(self._ask(f"adopt/{arm}", tasks, EvaluateReply, arm, self.plan.rounds))
 
     def test(self, arm: str, sites: tuple[str, ...]) -> dict[str, EvaluateReply]:
@@ -154,7 +173,7 @@ class Stages:
         """Each site exports the model that it would deploy; the file stays there."""
         self.on_event("stage", {"stage": "export", "total": len(self.plan.sites)})
         tasks = {
-            s: (ExportTask(**self._head(arm, "export", s), arm=arm, student=self.plan.student), State())
+            s: (ExportTask(**self._head(arm, "export", s), arm=arm, student=self.plan.student_of(s)), State())
             for s in self.plan.sites
         }
         return self._ask("export", tasks, ExportReply, arm, self.plan.rounds)
@@ -165,7 +184,7 @@ class Stages:
         return EvaluateTask(
             **self._head(arm, which, site),
             arm=arm,
-            student=self.plan.student,
+            student=self.plan.student_of(site),
             split="val" if adopt else "test",
             which=which,
             local_layers=local,
@@ -232,6 +251,9 @@ class Stages:
         elif isinstance(reply, EvaluateReply) and isinstance(task, EvaluateTask):
             asked = {"arm": task.arm, "site": reply.site, "which": task.which, "split": task.split}
             self.on_event("evaluate", {**asked, "dice": mean_dice_of(reply), "n": reply.n, **costs})
+        elif isinstance(reply, BenchReply):
+            about = {"site": reply.site, "device": reply.device, "networks": len(reply.measurements)}
+            self.on_event("bench", {**about, "seconds": reply.seconds, **costs})
         elif isinstance(reply, ExportReply):
             file = {"bytes": reply.bytes, "path": f"models/{task.arm}/model.onnx", "sha256": reply.sha256}
             fields = {"arm": task.arm, "site": reply.site, **file, "max_logit_difference": reply.max_delta}

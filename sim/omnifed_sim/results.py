@@ -59,12 +59,12 @@ class Results:
         self._pictures(arm, site, predicted, cases, labels)
         return mean_dice(predicted, site.test)
 
-    def add_matrix(self, arm: str, models: Sequence[tuple[SiteData, State]], student: StudentSpec) -> None:
+    def add_matrix(self, arm: str, models: Sequence[tuple[SiteData, StudentSpec, State]]) -> None:
         """Each site's model on each other site's test cases, where channels and labels are the same."""
-        for own, state in models:
+        for own, student, state in models:
             model = build_student(student, own.config.spec)
             load_state(model, state)
-            for other, _ in models:
+            for other, _, _ in models:
                 if other.config.labels == own.config.labels and other.config.spec == own.config.spec:
                     dice = mean_dice(predict_masks(model, other.test), other.test)
                     row = MatrixRow(arm, own.config.name, other.config.name, dice, len(other.test))
