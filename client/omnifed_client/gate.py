@@ -36,12 +36,18 @@ class Gate:
         return True
 
 
-def case_dice(model: Student, data: SiteData) -> np.ndarray:
-    """(n,) mean foreground Dice of each validation case that defines one."""
+def every_case_dice(model: Student, data: SiteData) -> np.ndarray:
+    """(N,) mean foreground Dice of each validation case; NaN where it defines none."""
     dice = dice_by_case(predict_masks(model, data.val), data.val)
     defined = ~np.isnan(dice)
-    rows = defined.any(1)
-    return np.where(defined, dice, 0).sum(1)[rows] / defined.sum(1)[rows]
+    counts = defined.sum(1)
+    return np.where(counts, np.where(defined, dice, 0).sum(1) / np.maximum(counts, 1), np.nan)
+
+
+def case_dice(model: Student, data: SiteData) -> np.ndarray:
+    """(n,) mean foreground Dice of each validation case that defines one."""
+    dice = every_case_dice(model, data)
+    return dice[~np.isnan(dice)]
 
 
 def not_worse(new: np.ndarray, old: np.ndarray) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from omnifed.data.prepare import SiteData
+from omnifed.data.prepared import Prepared
 from omnifed.distill.omnikd import OmniKD
 from omnifed.distill.spec import DistillSpec
 from omnifed.errors import OmniFedError
@@ -24,6 +25,7 @@ from omnifed.teachers.base import Progress
 from omnifed.training.batches import Batches
 from omnifed.training.loop import FitResult, Objective, fit
 from omnifed.training.objectives import distilled, supervised, with_proximal
+from omnifed.training.spec import TrainSpec
 from omnifed_client.gate import Gate, case_dice, not_worse, validate
 from omnifed_client.store import SiteStore
 from omnifed_client.teaching import Lesson
@@ -85,7 +87,7 @@ def fit_round(
         data.val,
         task.train,
         objective,
-        batches=batches(task, data, lesson),
+        batches=batches(data.train, task.train, lesson if task.distill else None),
         checkpoint=checkpoint,
         progress=progress,
         optimizer_state=to_tensors(optimizer) if optimizer else None,
@@ -117,7 +119,7 @@ def _begin(task: FitTask, held: State, data: SiteData, store: SiteStore) -> _Beg
 
 def _objective(task: FitTask, begun: _Begun, lesson: Lesson | None) -> tuple[OmniKD | None, Objective]:
     own = strip_prefix("distill", begun.own)
-    kd = _omnikd(task.distill, begun.model, lesson, own, fixed=_fixed_scales(task, begun.meta))
+    kd = omnikd(task.distill, begun.model, lesson, own, fixed=_fixed_scales(task, begun.meta))
     objective: Objective = distilled(kd) if kd else supervised()
     if task.prox_mu and begun.held and begun.accepted:
         anchor = {key: value for key, value in to_tensors(begun.held).items() if begun.sides.get(key) == "global"}
@@ -133,7 +135,7 @@ def _finish(
     # Without validation cases every new model is adopted: there is nothing to hold against it.
     dice = result.dice if math.isfinite(result.dice) else 0.0
     adopted = gate.offer(store, task.arm, task.round, model, dice)
-    scales = {name: float(value) for name, value in kd.scales.items()} if kd else {}
+    scales = scales_of(kd)
     kept = add_prefix("model", to_state(model)) | add_prefix("optimizer", to_state(result.optimizer_state))
     if kd:
         kept |= add_prefix("distill", to_state(kd))
@@ -171,11 +173,11 @@ def goes_up(key: str, sides: Mapping[str, str], task: FitTask) -> bool:
     return task.upload == "all" or (task.upload == "global" and sides[key] == "global")
 
 
-def batches(task: FitTask, data: SiteData, lesson: Lesson | None) -> Batches:
-    """Labelled images alone, or all images with the teacher's maps beside them."""
-    if task.distill is None or lesson is None:
-        return Batches(data.train, task.train, labelled_only=True)
-    return Batches(data.train, task.train, cache=lesson.cache, views=lesson.views, joint_flips=lesson.joint_flips)
+def batches(train: Prepared, spec: TrainSpec, lesson: Lesson | None) -> Batches:
+    """Labelled images alone, or with a lesson all images and the teacher's maps beside them."""
+    if lesson is None:
+        return Batches(train, spec, labelled_only=True)
+    return Batches(train, spec, cache=lesson.cache, views=lesson.views, joint_flips=lesson.joint_flips)
 
 
 def student_from(state: State, student: StudentSpec, spec: SiteSpec, seed: int = 0) -> Student:
@@ -185,14 +187,31 @@ def student_from(state: State, student: StudentSpec, spec: SiteSpec, seed: int =
     return model
 
 
+def scales_of(kd: OmniKD | None) -> dict[str, float]:
+    """m_i by term, as far as measured."""
+    return {name: float(value) for name, value in kd.scales.items()} if kd else {}
+
+
 def _fixed_scales(task: FitTask, meta: Mapping[str, Any]) -> dict[str, float]:
     scales = {str(term): value for term, value in task.distill.scales.items()} if task.distill else {}
     return scales or meta.get("scales", {})
 
 
-def _omnikd(
+def omnikd(
     spec: DistillSpec | None, model: Student, lesson: Lesson | None, own: State, *, fixed: Mapping[str, float]
 ) -> OmniKD | None:
+    """OmniKD between a student and the site's teacher; None for supervised training.
+
+    Args:
+        spec: weights and temperature.
+        model: the student.
+        lesson: the teacher's cache.
+        own: parameters of the round before; empty begins anew.
+        fixed: m_i by term; empty measures them.
+
+    Raises:
+        OmniFedError: OF510 if there is something to distil and no teacher.
+    """
     if spec is None:
         return None
     if lesson is None:
