@@ -25,11 +25,12 @@ from omnifed.federation.tasks import (
     Reply,
     Task,
     TeachTask,
+    TrialTask,
 )
 from omnifed.models.base import partition
 from omnifed.states import State
 from omnifed.teachers.base import Progress
-from omnifed_client import exporting, student, teaching
+from omnifed_client import exporting, student, teaching, trials
 from omnifed_client.store import SiteStore
 
 log = logging.getLogger("omnifed.client")
@@ -102,6 +103,9 @@ class SiteExecutor:
             return student.fit_round(task, state, self.data, store, lesson, self.progress)
         if isinstance(task, ExportTask):
             return exporting.export(task, self.data, store), {}
+        if isinstance(task, TrialTask):
+            lesson = teaching.lesson_of(task.teacher, store)
+            return trials.run_trial(task, state, self.data, store, lesson, self.progress), {}
         return self._evaluate(task, state, store), {}
 
     def _hello(self, task: HelloTask) -> HelloReply:

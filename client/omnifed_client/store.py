@@ -9,18 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import REPLY, FitTask, Reply, Task
+from omnifed.federation.tasks import REPLY, FitTask, Reply, Task, TrialTask
 from omnifed.files import write_atomic
 from omnifed.states import State, read_state, strip_prefix, write_state
 from omnifed.teachers.spec import TeacherSpec
 
 KEPT_ROUNDS = 2
+KEPT_TRIALS = 64
+"""Replies to trials of an arm; one that was lost is asked again long before so many others."""
 
 
 class SiteStore:
@@ -71,6 +74,10 @@ class SiteStore:
         path = self._reply(task)
         round_ = task.round if isinstance(task, FitTask) else -1
         write_state(path, state, {"reply": reply.model_dump(mode="json"), "round": round_})
+        if isinstance(task, TrialTask):
+            trials = sorted(path.parent.glob("trial-*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
+            for old in trials[:-KEPT_TRIALS]:
+                old.unlink(missing_ok=True)
         if round_ < KEPT_ROUNDS:
             return
         for other in path.parent.glob("fit-*.safetensors"):
@@ -178,6 +185,27 @@ class SiteStore:
     def fit_checkpoint(self, arm: str, round_: int) -> Path:
         """Where the training loop keeps its place within a round."""
         return self.own / "arms" / arm / f"fit-{round_:04d}.ckpt"
+
+    # Searches ---------------------------------------------------------------------------------------------------
+
+    def _anchor(self, arm: str, group: str) -> Path:
+        return self.own / "arms" / arm / f"anchor-{group}.safetensors"
+
+    def save_anchor(self, arm: str, group: str, ids: Sequence[str], dice: np.ndarray) -> None:
+        """Keeps the anchor's Dice (N,) of single cases, by case id: they never leave."""
+        write_state(self._anchor(arm, group), {"dice": dice}, {"ids": list(ids)})
+
+    def load_anchor(self, arm: str, group: str, ids: Sequence[str]) -> np.ndarray | None:
+        """What :meth:`save_anchor` kept of these very cases; None if it is not there or damaged."""
+        try:
+            state, meta = read_state(self._anchor(arm, group))
+        except OmniFedError:
+            return None
+        return state["dice"] if meta["ids"] == list(ids) else None
+
+    def measurement(self, about: str) -> Path:
+        """File of a measurement on this site's device; ``about`` is all that it depends on. For all campaigns."""
+        return self.folder / "bench" / f"{hashlib.sha256(about.encode()).hexdigest()[:24]}.json"
 
     # The teacher ------------------------------------------------------------------------------------------------
 
