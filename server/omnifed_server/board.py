@@ -13,14 +13,19 @@ from omnifed.tail import plain, time_of
 from omnifed_server.board_site import CAMPAIGN_STATES as CAMPAIGN_STATES
 from omnifed_server.board_site import SITE_STATES as SITE_STATES
 from omnifed_server.board_site import TEACHER as TEACHER
+from omnifed_server.board_site import SearchRow as SearchRow
 from omnifed_server.board_site import SiteRow as SiteRow
 from omnifed_server.board_site import cause, count, number, put
+from omnifed_server.plan import SEARCH_ARCHITECTURE, SEARCH_WEIGHTS
 
 ENDED = ("finished", "failed", "stopped")
 PRESENT = ("joined", "working", "idle")
 """States of a site that is there."""
 
-_STAGES = ("prepare", "teach", "train", "test", "export")
+SEARCHES = (SEARCH_ARCHITECTURE, SEARCH_WEIGHTS)
+"""Stages that count trials."""
+
+_STAGES = ("prepare", "teach", "bench", "train", "test", "export")
 _MEASURED_ROUNDS = 5
 
 
@@ -36,10 +41,11 @@ class Board:
         name: of the campaign.
         state: of the campaign, one of :data:`CAMPAIGN_STATES`.
         cause: code and rule where the campaign waits or has failed.
-        stage: prepare, teach, an arm's name, test or export.
-        total: rounds or sites of the stage; 0 where unknown.
+        stage: prepare, teach, bench, one of :data:`SEARCHES`, an arm's name, test or export.
+        total: rounds, sites or trials of the stage; 0 where unknown.
         rounds: finished rounds by arm.
         round_seconds: sum and number of measured rounds by arm.
+        searches: by stage.
         sites: by name.
         started: time of the first event.
         seen: time of the last event.
@@ -57,6 +63,7 @@ class Board:
         self.stage, self.total = "", 0
         self.rounds: dict[str, int] = {}
         self.round_seconds: dict[str, tuple[float, int]] = {}
+        self.searches: dict[str, SearchRow] = {}
         self.sites = {name: SiteRow(name) for name in self._expected}
         self.started: datetime | None = None
         self.seen: datetime | None = None
@@ -98,6 +105,8 @@ class Board:
     @property
     def done(self) -> int:
         """How many of :attr:`total` are done in this stage."""
+        if self.stage in SEARCHES:
+            return self.searches.get(self.stage, SearchRow()).trials
         if self.stage in self.rounds or self.stage not in _STAGES:
             return self.rounds.get(self.stage, 0)
         if self.stage == "prepare":
@@ -188,15 +197,26 @@ class Board:
         if row.name in self._counted[2]:
             return
         self._counted[2].add(row.name)
-        if arm != row.arm:
-            row.history.clear()
-        row.arm, row.round = arm, round_
-        row.replies[arm] += 1
-        if put(row.dice, arm, event.get("dice")):
-            row.history.append(row.dice[arm])
-        row.seconds = number(event.get("seconds")) or 0.0
-        row.bytes_up += count(event.get("bytes_up"))
-        row.bytes_down += count(event.get("bytes_down"))
+        row.round = round_
+        row.add_fit(arm, event)
+
+    def _trial(self, event: dict[str, Any]) -> None:
+        row, stage = self._heard(event), plain(event.get("stage"), 40)
+        self._running()
+        search = self.searches.setdefault(stage, SearchRow())
+        number_ = count(event.get("number"))
+        if event.get("again") and number_ <= search.trials:
+            return
+        search.trials = number_ or search.trials + 1
+        best = number(event.get("best"))
+        search.best = search.best if best is None else best
+        row.add_fit(stage, event)
+        row.round = row.replies[stage] - 1
+
+    def _bench(self, event: dict[str, Any]) -> None:
+        row = self._heard(event)
+        row.seconds = number(event.get("seconds")) or row.seconds
+        self._answered(event, row, "bench")
 
     def _miss(self, event: dict[str, Any]) -> None:
         row = self._row(event)
@@ -237,8 +257,7 @@ class Board:
             self._done.add(row.name)
         if (what, row.name) not in self._told:
             self._told.add((what, row.name))
-            row.bytes_up += count(event.get("bytes_up"))
-            row.bytes_down += count(event.get("bytes_down"))
+            row.add_bytes(event)
 
 
 _HANDLERS: dict[str, Callable[[Board, dict[str, Any]], None]] = {
@@ -246,6 +265,9 @@ _HANDLERS: dict[str, Callable[[Board, dict[str, Any]], None]] = {
     "site": Board._site,
     "stage": Board._stage,
     "teach": Board._teach,
+    "bench": Board._bench,
+    "trial": Board._trial,
+    "search": Board._note,
     "round": Board._round,
     "miss": Board._miss,
     "aggregate": Board._aggregate,

@@ -29,8 +29,8 @@ class SiteRow:
         version: of its omnifed; empty before it has joined.
         modality: of its images.
         cases: counts by split (train, val, test).
-        arm: arm of the last Dice.
-        round: 0-based round of the last Dice; -1 before the first.
+        arm: arm of the last Dice; a search's stage counts as one.
+        round: 0-based round of the last Dice, or trial of a search at this site; -1 before the first.
         dice: last validation Dice by arm, the teacher's under :data:`TEACHER`.
         history: Dice of the last rounds of ``arm``, oldest first.
         test: foreground Dice on the test cases by (arm, which model, split).
@@ -59,6 +59,35 @@ class SiteRow:
     misses: Counter[str] = field(default_factory=Counter)
     cause: tuple[str, str] = ("", "")
     seconds: float = 0.0
+
+    def add_fit(self, arm: str, event: dict[str, Any]) -> None:
+        """Counts one training at the site, a round's or a trial's."""
+        if arm != self.arm:
+            self.history.clear()
+        self.arm = arm
+        self.replies[arm] += 1
+        if put(self.dice, arm, event.get("dice")):
+            self.history.append(self.dice[arm])
+        self.seconds = number(event.get("seconds")) or 0.0
+        self.add_bytes(event)
+
+    def add_bytes(self, event: dict[str, Any]) -> None:
+        """Counts what travelled for one reply."""
+        self.bytes_up += count(event.get("bytes_up"))
+        self.bytes_down += count(event.get("bytes_down"))
+
+
+@dataclass
+class SearchRow:
+    """What is known of one search.
+
+    Attributes:
+        trials: told so far.
+        best: Dice of the best so far; None before the first.
+    """
+
+    trials: int = 0
+    best: float | None = None
 
 
 def cause(event: dict[str, Any]) -> tuple[str, str]:

@@ -58,6 +58,32 @@ def _teach(event: dict[str, Any]) -> str:
     return f"{_name(event)}: teacher{_dice_of(event)}, {count(event.get('cached'))} images cached, {spent}"
 
 
+def _bench(event: dict[str, Any]) -> str:
+    spent = f"{number(event.get('seconds')) or 0:.0f} s, {mib(count(event.get('bytes_up')))} MiB up"
+    return (
+        f"{_name(event)}: {count(event.get('networks'))} networks measured on {plain(event.get('device'), 60)}, {spent}"
+    )
+
+
+def _trial(event: dict[str, Any]) -> str:
+    total, se, best = count(event.get("total")), number(event.get("se")), number(event.get("best"))
+    which = f"{plain(event.get('stage'), 40)} trial {count(event.get('number'))}{f' of {total}' if total else ''}"
+    error = f" (se {se:.3f})" if se is not None else ""
+    spent = f"{count(event.get('steps'))} steps, {number(event.get('seconds')) or 0:.1f} s"
+    so_far = f", best {best:.3f}" if best is not None else ""
+    again = " (kept from before)" if event.get("again") else ""
+    what = f"{plain(event.get('why'), 20)} {plain(event.get('key'), 120)}".strip()
+    return f"{_name(event)}: {which}{_dice_of(event)}{error}, {spent}{so_far}{f': {what}' if what else ''}{again}"
+
+
+def _search(event: dict[str, Any]) -> str:
+    counts = f"{count(event.get('trials'))} trials, {count(event.get('failed'))} failed"
+    text = f"{plain(event.get('stage'), 40)} done: {counts}, {clock(number(event.get('seconds')))} of the sites' work"
+    chosen = event.get("chosen")
+    pairs = chosen.items() if isinstance(chosen, dict) else ()
+    return text + "".join(f"; {plain(name, 60)}: {plain(key, 120)}" for name, key in pairs)
+
+
 def _round(event: dict[str, Any]) -> str:
     sent = f"{number(event.get('seconds')) or 0:.1f} s, {mib(count(event.get('bytes_up')))} MiB up"
     again = " (kept from before)" if event.get("again") else ""
@@ -119,6 +145,9 @@ _WORDS = {
     "site": _site,
     "stage": _stage_line,
     "teach": _teach,
+    "bench": _bench,
+    "trial": _trial,
+    "search": _search,
     "round": _round,
     "miss": _miss,
     "aggregate": _aggregate,

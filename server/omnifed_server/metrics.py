@@ -30,7 +30,7 @@ class BoardCollector:
     def collect(self) -> list[Any]:
         """All families as they stand."""
         with self.board.lock:
-            return [*self._campaign(), *self._sites()]
+            return [*self._campaign(), *self._searches(), *self._sites()]
 
     def _campaign(self) -> Iterator[Any]:
         board, core = self.board, self._core
@@ -44,6 +44,13 @@ class BoardCollector:
         for arm, (seconds, number) in board.round_seconds.items():
             summary.add_metric([arm], number, seconds)
         yield summary
+
+    def _searches(self) -> Iterator[Any]:
+        searches = self.board.searches.items()
+        trials = [((stage,), float(search.trials)) for stage, search in searches]
+        yield self._counter("search_trials", "Trials of a search that were told.", ["stage"], trials)
+        best = [((stage,), search.best) for stage, search in searches if search.best is not None]
+        yield self._gauge("search_best_dice", "Best foreground Dice of a search so far, 0..1.", ["stage"], best)
 
     def _sites(self) -> Iterator[Any]:
         rows = self.board.sites.values()

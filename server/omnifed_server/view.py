@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from omnifed_server.board import PRESENT, TEACHER, Board, SiteRow
+from omnifed_server.board import PRESENT, SEARCHES, TEACHER, Board, SearchRow, SiteRow
 from omnifed_server.event_lines import clock, mib
 from omnifed_server.event_lines import lines as lines
 
@@ -67,8 +67,7 @@ def _header(board: Board, now: datetime) -> RenderableType:
     if board.started and not board.ended:
         elapsed = max(elapsed, (now - board.started).total_seconds())
     grid.add_row(state, f"elapsed {clock(elapsed)}")
-    left = board.seconds_left
-    grid.add_row(Text(_stage(board)), f"left about {clock(left)}" if left is not None else "")
+    grid.add_row(Text(_stage(board)), _outlook(board))
     traffic = f"{mib(board.bytes_up)} MiB up, {mib(board.bytes_down)} MiB down"
     grid.add_row(Text(f"{_working(board)}, misses {board.missed}"), traffic)
     if any(board.cause):
@@ -80,8 +79,19 @@ def _stage(board: Board) -> str:
     if not board.stage:
         return "no stage yet"
     of = f" of {board.total}" if board.total else ""
+    if board.stage in SEARCHES:
+        return f"Stage {board.stage}: {board.done}{of} trials"
     unit = " rounds" if board.stage in board.rounds else ""
     return f"Stage {board.stage}: {board.done}{of}{unit} done"
+
+
+def _outlook(board: Board) -> str:
+    """The time left in the rounds, the best so far in a search."""
+    best = board.searches.get(board.stage, SearchRow()).best
+    if best is not None:
+        return f"best Dice {best:.3f}"
+    left = board.seconds_left
+    return f"left about {clock(left)}" if left is not None else ""
 
 
 def _working(board: Board) -> str:
@@ -95,7 +105,7 @@ def _table(board: Board) -> Table:
     longest = max((len(name) for name in board.sites), default=0)
     table.add_column("Site", no_wrap=True, overflow="ellipsis", width=min(16, max(8, longest)))
     table.add_column("State", no_wrap=True, min_width=10)
-    table.add_column("Round", justify="right", no_wrap=True)
+    table.add_column("Trial" if board.stage in SEARCHES else "Round", justify="right", no_wrap=True)
     table.add_column("Dice", no_wrap=True, min_width=6 + _SPARKS)
     table.add_column("Up MiB", justify="right", no_wrap=True)
     table.add_column("Down", justify="right", no_wrap=True)

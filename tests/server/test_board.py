@@ -97,6 +97,36 @@ def test_waiting_ends_when_work_begins_and_keeps_its_cause_until_then() -> None:
     assert (board.state, board.cause) == ("resumed", ("", ""))
 
 
+def trial(number: Any, site: str, dice: float, best: float, /, **values: Any) -> dict[str, Any]:
+    place = {"stage": "search-architecture", "site": site, "number": number, "total": 4, "key": "k", "steps": 20}
+    return event("trial", **place, why="model", dice=dice, se=0.01, seconds=3.0, best=best, **values)
+
+
+def test_a_search_by_hand_and_taken_up_again() -> None:
+    bytes_ = {"bytes_up": 10, "bytes_down": 3}
+    told = [trial(1, "a", 0.5, 0.5, **bytes_), trial(2, "b", 0.25, 0.5, **bytes_), trial(3, "a", 0.75, 0.75, **bytes_)]
+    bench = event("bench", site="a", device="Pi 4", networks=5, seconds=40.0, bytes_up=7, bytes_down=2)
+    board = fold([event("stage", stage="bench", total=2), bench])
+    assert (board.done, board.total, board.sites["a"].seconds) == (1, 2, 40.0)
+    board.add({**bench, "again": True})
+    for one in (event("stage", stage="search-architecture", total=4), *told):
+        board.add(one)
+    search, a = board.searches["search-architecture"], board.sites["a"]
+    assert (board.done, board.total, search.trials, search.best) == (3, 4, 3, 0.75)
+    assert (a.arm, a.round, list(a.history), a.dice) == ("search-architecture", 1, [0.5, 0.75], a.dice)
+    assert (a.bytes_up, a.bytes_down, board.bytes_up) == (27, 8, 37)
+    assert board.seconds_left is None
+    # A killed coordinator tells again what the journal holds, one trial of which no event was written.
+    again = [trial(n, s, d, b, again=True) for n, s, d, b in ((1, "a", 0.5, 0.5), (2, "b", 0.25, 0.5))]
+    again += [trial(3, "a", 0.75, 0.75, again=True), trial(4, "b", 0.8, 0.8, again=True)]
+    for one in (event("stage", stage="search-architecture", total=4), *again):
+        board.add(one)
+    assert (board.done, search.best, board.sites["b"].replies["search-architecture"]) == (4, 0.8, 2)
+    assert (board.bytes_up, list(a.history)) == (37, [0.5, 0.75])
+    board.add(trial(1, "a", 0.1, 0.1))  # another journal
+    assert (board.done, search.best) == (1, 0.1)
+
+
 @pytest.mark.parametrize(
     "odd",
     [
@@ -110,6 +140,10 @@ def test_waiting_ends_when_work_begins_and_keeps_its_cause_until_then() -> None:
         event("campaign", state="dancing"),
         event("stage", total="many"),
         event("miss"),
+        event("trial"),
+        event("trial", stage=["x"], site={}, number="first", dice="high", best=float("nan"), again=1),
+        event("bench", site=None, networks="many", bytes_up="x"),
+        event("search", chosen=3),
         {"event": "teach", "time": "yesterday", "site": "a", "dice": None},
     ],
 )

@@ -67,6 +67,20 @@ def test_each_figure() -> None:
     assert not any("secret" in name or "late" in name for name in found)
 
 
+def test_the_figures_of_a_search() -> None:
+    made = board()
+    trial = {"event": "trial", "stage": "search-weights", "site": "a", "number": 2, "dice": 0.4, "best": 0.75}
+    for one in ({**trial, "number": 1, "bytes_up": 5}, trial):
+        made.add(one)
+    with serve_metrics(0, BoardCollector(made)) as server:
+        found = scrape(server.port)
+    assert found['omnifed_search_trials_total{stage="search-weights"}'] == 2
+    assert found['omnifed_search_best_dice{stage="search-weights"}'] == 0.75
+    assert found['omnifed_replies_total{arm="search-weights",site="a"}'] == 2
+    assert found['omnifed_site_dice{arm="search-weights",site="a"}'] == 0.4
+    assert found['omnifed_bytes_total{direction="up",site="a"}'] == 16
+
+
 def test_a_closed_server_frees_its_port() -> None:
     server = serve_metrics(0, BoardCollector(Board()))
     server.close()

@@ -63,6 +63,65 @@ def test_an_empty_board_and_a_failed_one_can_be_shown() -> None:
     assert "OF530: A quorum." in failed
 
 
+TRIAL = event("trial", stage="search-architecture", site="north", number=7, total=24, dice=0.6) | {
+    "key": "omnisegnet/c16",
+    "why": "promoted",
+    "steps": 60,
+    "se": 0.02,
+    "seconds": 12,
+    "best": 0.712,
+    "bytes_up": 2 << 20,
+    "bytes_down": 1 << 20,
+}
+
+
+def test_a_search_shows_its_trials_and_the_best_so_far_within_80_columns() -> None:
+    made = board([event("stage", stage="search-architecture", total=24), TRIAL])
+    shown = text(made)
+    assert max(map(len, shown.splitlines())) <= 80
+    stage = next(line for line in shown.splitlines() if "Stage" in line)
+    assert " ".join(stage.split()) == "│ Stage search-architecture: 7 of 24 trials best Dice 0.712 │"
+    north = next(line.split() for line in shown.splitlines() if line.startswith("north"))
+    assert north == ["north", "idle", "1", "0.600", "▄", "2.00", "1.00", "0"]
+    assert "Trial" in shown
+    assert "Round" not in shown
+
+
+def test_a_search_whose_budget_is_in_minutes_and_that_has_no_trial_yet_can_be_shown() -> None:
+    made = board([event("stage", stage="search-weights", total=0)])
+    assert "Stage search-weights: 0 trials" in text(made)
+    assert "best" not in text(made)
+    made.add(event("trial", stage="search-weights", site="north", number=1, dice=0.5, best=0.5))
+    assert "Stage search-weights: 1 trials" in text(made)
+    assert "best Dice 0.500" in text(made)
+
+
+@pytest.mark.parametrize(
+    ("one", "line"),
+    [
+        (
+            TRIAL,
+            "north: search-architecture trial 7 of 24 Dice 0.600 (se 0.020), 60 steps, 12.0 s, best 0.712: "
+            "promoted omnisegnet/c16",
+        ),
+        (
+            event("trial", stage="search-weights", site="a\x1b[2J", number=1, key="k\n", steps=5, again=True),
+            "a [2J: search-weights trial 1, 5 steps, 0.0 s: k (kept from before)",
+        ),
+        (
+            event("search", stage="search-architecture", trials=24, failed=1, seconds=3700, chosen={"pi\x07": "c16"}),
+            "search-architecture done: 24 trials, 1 failed, 1:01:40 of the sites' work; pi: c16",
+        ),
+        (
+            event("bench", site="north", device="Raspberry Pi 4", networks=10, seconds=42.2, bytes_up=1 << 20),
+            "north: 10 networks measured on Raspberry Pi 4, 42 s, 1.00 MiB up",
+        ),
+    ],
+)
+def test_plain_lines_of_a_search(one: dict[str, Any], line: str) -> None:
+    assert lines(one) == f"2026-01-02 03:04:05Z {line}"
+
+
 @pytest.mark.parametrize(
     ("values", "bars"),
     [([], ""), ([0.5], "▄"), ([0.5, 0.5], "▄▄"), ([0.0, 0.5, 1.0], "▁▅█"), ([9.0] + [0.0] * 7, "▄" * 7)],
@@ -88,7 +147,21 @@ def test_plain_lines(number: int, line: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["campaign", "site", "stage", "teach", "round", "miss", "aggregate", "evaluate", "export"]
+    "name",
+    [
+        "campaign",
+        "site",
+        "stage",
+        "teach",
+        "bench",
+        "trial",
+        "search",
+        "round",
+        "miss",
+        "aggregate",
+        "evaluate",
+        "export",
+    ],
 )
 def test_an_event_without_its_fields_still_makes_no_trouble(name: str) -> None:
     assert "None" not in (lines({"event": name}) or "")
