@@ -15,6 +15,7 @@ from omnifed.evaluation.scores import summarise
 from omnifed.federation.tasks import (
     MIN_PROTOCOL,
     PROTOCOL,
+    BenchTask,
     EvaluateReply,
     EvaluateTask,
     ExportTask,
@@ -30,7 +31,7 @@ from omnifed.federation.tasks import (
 from omnifed.models.base import partition
 from omnifed.states import State
 from omnifed.teachers.base import Progress
-from omnifed_client import exporting, student, teaching, trials
+from omnifed_client import benching, exporting, student, teaching, trials
 from omnifed_client.store import SiteStore
 
 log = logging.getLogger("omnifed.client")
@@ -106,6 +107,8 @@ class SiteExecutor:
         if isinstance(task, TrialTask):
             lesson = teaching.lesson_of(task.teacher, store)
             return trials.run_trial(task, state, self.data, store, lesson, self.progress), {}
+        if isinstance(task, BenchTask):
+            return benching.measure(task, self.data, store, self.progress), {}
         return self._evaluate(task, state, store), {}
 
     def _hello(self, task: HelloTask) -> HelloReply:
