@@ -4,6 +4,7 @@
     bandwidth_mbps = 100
     [sites.chaos_ct]
     speed = 0.25            # a quarter of the speed
+    device = "jetson-nano"  # it has this device's speed and memory (a profile's name or TOML file)
     dropout = 0.1           # gone in one of ten rounds, before it works
     lateness_s = [0, 120]   # something else delays it by up to two minutes
     step_seconds = 0.2      # a training step takes this at speed 1; without it, what the work takes here
@@ -20,7 +21,8 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from omnifed.config import Frozen, load_toml
-from omnifed.federation.tasks import FitTask, Task, TeachTask
+from omnifed.devices.profile import load_profile
+from omnifed.federation.tasks import FitTask, Task, TeachTask, TrialTask
 from omnifed.transport.inprocess import Delivery
 
 
@@ -29,13 +31,17 @@ class Conditions(Frozen):
 
     Attributes:
         speed: factor on the speed of its work.
+        device: name or TOML file of a device profile, "" for this machine. Its speed relative to one thread of the
+            reference device of :mod:`omnifed.devices.latency` is a further factor; what does not fit into its memory
+            is refused, and what it measures is scaled (:mod:`omnifed_sim.emulated`).
         bandwidth_mbps: megabits a second, each way.
-        dropout: probability to be gone in a round of training.
-        lateness_s: a further delay of a round of training, uniform between these seconds.
+        dropout: probability to be gone in a round of training or a trial.
+        lateness_s: a further delay of a round of training or a trial, uniform between these seconds.
         step_seconds: seconds of one optimiser step at speed 1; None: what the work takes on this machine.
     """
 
     speed: float = Field(1.0, gt=0)
+    device: str = ""
     bandwidth_mbps: float = Field(1000.0, gt=0)
     dropout: float = Field(0.0, ge=0, le=1)
     lateness_s: tuple[float, float] = (0.0, 0.0)
@@ -53,7 +59,7 @@ class Emulation(Frozen):
     """Circumstances of all sites.
 
     Attributes:
-        seed: of drop-outs and lateness; each is drawn from (seed, round, site, attempt) alone.
+        seed: of drop-outs and lateness; each is drawn from (seed, round or trial, site, attempt) alone.
         default: of every site, for what ``sites`` does not say.
         sites: by registered name.
     """
@@ -80,15 +86,20 @@ def load(path: Path) -> Emulation:
 class VirtualClock:
     """The schedule of an emulation, for :class:`omnifed.transport.inprocess.InProcessGrid`.
 
-    Only rounds of training drop out or are late: a campaign's other tasks are repeated by hand in life, too.
+    Only rounds of training and trials drop out or are late: a campaign's other tasks are repeated by hand in life, too.
+
+    Raises:
+        OmniFedError: OF710 for an unknown device.
     """
 
     def __init__(self, emulation: Emulation) -> None:
         self.emulation = emulation
+        devices = {own.device for own in (emulation.default, *emulation.sites.values())}
+        self._speeds = {device: load_profile(device).speed if device else 1.0 for device in devices}
 
     def drops_out(self, delivery: Delivery) -> bool:
         """Whether the site is gone before it works."""
-        if not isinstance(delivery.task, FitTask):
+        if not isinstance(delivery.task, FitTask | TrialTask):
             return False
         return bool(self._draws(delivery)[0] < self.emulation.of(delivery.site).dropout)
 
@@ -105,16 +116,18 @@ class VirtualClock:
         work = worked_s if own.step_seconds is None or steps is None else steps * own.step_seconds
         transfer = (delivery.bytes_down + bytes_up) * 8 / (own.bandwidth_mbps * 1e6)
         low, high = own.lateness_s
-        late = low + self._draws(delivery)[1] * (high - low) if isinstance(delivery.task, FitTask) else 0.0
-        return float(work / own.speed + transfer + late)
+        trains = isinstance(delivery.task, FitTask | TrialTask)
+        late = low + self._draws(delivery)[1] * (high - low) if trains else 0.0
+        return float(work / (own.speed * self._speeds[own.device]) + transfer + late)
 
     def _draws(self, delivery: Delivery) -> np.ndarray:
-        round_ = delivery.task.round if isinstance(delivery.task, FitTask) else 0
-        key = [self.emulation.seed, round_, zlib.crc32(delivery.site.encode()), delivery.attempt]
+        task = delivery.task
+        turn = task.round if isinstance(task, FitTask) else zlib.crc32(task.id.encode()) if task else 0
+        key = [self.emulation.seed, turn, zlib.crc32(delivery.site.encode()), delivery.attempt]
         return np.random.default_rng(key).random(2)
 
 
 def _steps(task: Task | None) -> int | None:
-    if isinstance(task, FitTask):
+    if isinstance(task, FitTask | TrialTask):
         return task.train.steps
     return task.teacher.train.steps if isinstance(task, TeachTask) else None
