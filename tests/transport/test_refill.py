@@ -9,14 +9,11 @@ import pytest
 from test_calls import DEPLOYED
 from test_pool import Adder, fit, tasks
 
-from omnifed.errors import OmniFedError
 from omnifed.federation.tasks import (
-    BenchTask,
     FailedReply,
     HelloTask,
     TrialReply,
     TrialTask,
-    speak,
 )
 from omnifed.models.spec import StudentSpec
 from omnifed.training.spec import TrainSpec
@@ -199,13 +196,3 @@ def test_a_site_that_is_too_old_for_a_trial_is_not_asked_and_another_is():
     # The same site still does what it knows.
     assert [a.reply.kind for a in pool.run(tasks("old"))] == ["fit"]
     assert made["old"].calls == 1
-
-
-@pytest.mark.parametrize("task", [trial("a"), BenchTask(id="b", students=(StudentSpec(),))], ids=["trial", "bench"])
-def test_a_whole_kind_is_never_spoken_to_an_older_end(task):
-    assert speak(task, 3)["protocol"] == 3
-    with pytest.raises(OmniFedError) as caught:
-        speak(task, 2)
-    assert caught.value.code == "OF513"
-    assert f"({task.kind})" in caught.value.rule
-    assert speak(fit("a"), 2)["protocol"] == 2
