@@ -15,18 +15,21 @@ from test_executor import STUDENT, TRAIN, data, squares  # noqa: F401 - data is 
 from omnifed.data.prepare import SiteData
 from omnifed.data.site import IGNORE
 from omnifed.distill.spec import DistillSpec
-from omnifed.federation.tasks import FailedReply, TeachTask, TrialReply, TrialTask
+from omnifed.federation.tasks import FailedReply, Task, TeachTask, TrialReply, TrialTask
 from omnifed.models.registry import build_student
 from omnifed.models.slices import slice_map, take
 from omnifed.models.weights import to_state
 from omnifed.states import State
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
+from omnifed.transport.apps import client_app
+from omnifed.transport.inprocess import InProcessGrid
+from omnifed.transport.pool import TaskPool
 from omnifed_client.executor import SiteExecutor
 from omnifed_client.store import KEPT_TRIALS, SiteStore
 from omnifed_client.trials import WIDEST, standard_error
 
-SPEC = TrainSpec(steps=20, batch_size=4, lr=5e-3, precision="fp32", seed=3)
+SPEC = TrainSpec(steps=8, batch_size=4, lr=5e-3, precision="fp32", seed=3)
 
 
 def trial(name: str = "one", **changes: object) -> TrialTask:
@@ -42,7 +45,8 @@ def asked(site: SiteExecutor, task: TrialTask, state: State | None = None) -> Tr
 
 
 def test_a_trial_is_scored_and_only_its_figures_leave(data: SiteData, tmp_path: Path) -> None:  # noqa: F811
-    reply = asked(SiteExecutor(data, tmp_path), trial(fraction=0.5))
+    long = SPEC.model_copy(update={"steps": 20})
+    reply = asked(SiteExecutor(data, tmp_path), trial(fraction=0.5, train=long))
     assert reply.dice > 0.4
     assert 0 < reply.se < WIDEST
     assert (reply.n, reply.patients, reply.paired) == (3, 3, False)
@@ -129,6 +133,26 @@ def test_a_distilling_trial_needs_a_teacher_and_reports_its_scales(data: SiteDat
     fixed = DistillSpec(scales=reply.scales)  # type: ignore[arg-type]
     again = asked(site, task.model_copy(update={"id": "fixed", "distill": fixed}))
     assert again.scales == pytest.approx(reply.scales)
+
+
+def test_trials_follow_each_other_at_two_sites_of_a_federation(data: SiteData, tmp_path: Path) -> None:  # noqa: F811
+    def executor_of(name: str) -> SiteExecutor:
+        own = replace(data, config=data.config.model_copy(update={"name": name}))
+        return SiteExecutor(own, tmp_path / name)
+
+    still = SPEC.model_copy(update={"steps": 1})
+    rest = [trial(str(i), train=still) for i in range(3)]
+    pool = TaskPool(InProcessGrid(client_app(executor_of), ["a", "b"]))
+    begin: dict[str, tuple[Task, State]] = {site: (trial("anchor", train=still, anchor=True), {}) for site in "ab"}
+    more = pool.run(begin, more=lambda arrival: {arrival.site: (rest.pop(), {})} if rest else {})
+    seen = [(arrival.site, arrival.reply.id.rpartition(".")[2], arrival.reply.paired) for arrival in more]  # type: ignore[union-attr]
+    assert seen == [
+        ("a", "anchor", False),
+        ("b", "anchor", False),
+        ("a", "2", True),
+        ("b", "1", True),
+        ("a", "0", True),
+    ]
 
 
 def test_without_validation_cases_nothing_is_scored(data: SiteData, tmp_path: Path) -> None:  # noqa: F811
