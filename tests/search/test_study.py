@@ -216,6 +216,20 @@ def test_a_lost_line_costs_little(tmp_path: Path) -> None:
         assert one.ask(["a"]) == [at_a], "asked again, with the same id"
 
 
+def test_lost_lines_change_neither_the_counter_of_the_draws_nor_count_a_pause(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    with study(tmp_path, now=Clock(100.0, 101.0, 104.0)) as one:  # opened, asked, told
+        (trial,) = one.ask(["a"])
+        one.tell(answer(trial))
+    with study(tmp_path, now=Clock(9000.0, 9002.0)) as one:  # opened, asked
+        one.ask(["a"])
+        assert (one.spent_s, one.trials["asked"]) == (6.0, 2)
+    whole = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([*whole[:2], b"", *whole[3:4], b"", *whole[5:]]))  # the first asked, the second opened
+    with study(tmp_path, now=Clock(9999.0)) as one:
+        assert (one.spent_s, one.trials["asked"]) == (0.0, 2), "what no two lines in a row say is not counted"
+
+
 # Steps of a random driver: (what, which pending trial or which sites); a restart may come at any place.
 STEP = st.tuples(st.sampled_from(["ask", "tell", "again", "fail", "expire", "late"]), st.integers(0, 6))
 
