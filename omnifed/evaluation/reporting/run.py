@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import ValidationError
 
+from omnifed.config import Frozen
 from omnifed.errors import OmniFedError
 from omnifed.evaluation.score import MEAN
 from omnifed.evaluation.tables import (
@@ -24,9 +26,16 @@ from omnifed.evaluation.tables import (
     read_matrix,
     read_metrics,
 )
+from omnifed.search.results import ArchitectureResult, WeightResult
 
 CENTRAL = "central"
 """The arm that pools all images in one place: a ceiling, no method a hospital could choose."""
+
+SEARCHES = ("search-architecture", "search-weights")
+"""Stages whose trials and misses are no arm's."""
+_SHARED = "shared"
+
+Result = TypeVar("Result", bound=Frozen)
 
 _SITE: dict[str, Any] = {
     "modality": "",
@@ -57,6 +66,7 @@ class Run:
         metrics, cases, matrix: the CSV files, test split.
         sites: ``sites.json``.
         costs: ``costs.json``.
+        architecture, weights: what the searches found, from ``search/``.
     """
 
     folder: Path
@@ -68,18 +78,22 @@ class Run:
     matrix: tuple[MatrixRow, ...]
     sites: tuple[dict[str, Any], ...]
     costs: dict[str, Any]
+    architecture: ArchitectureResult | None = None
+    weights: WeightResult | None = None
 
     @cached_property
     def arms(self) -> tuple[str, ...]:
-        """Arms in the order of the configuration, then of appearance; without the teacher."""
+        """Arms in the order of the configuration, then of appearance; without the teacher and the searches."""
         seen = [*_texts(self.config.get("arms")), *(r.arm for r in self.metrics)]
         seen += [str(e["arm"]) for e in self.events if e.get("arm")]
-        return tuple(a for a in dict.fromkeys(seen) if a != TEACHER)
+        return tuple(a for a in dict.fromkeys(seen) if a not in (TEACHER, *SEARCHES, _SHARED))
 
     @cached_property
     def site_names(self) -> tuple[str, ...]:
         """Sites in the order of ``sites.json``, then of appearance."""
-        return tuple(dict.fromkeys([*(str(s["name"]) for s in self.sites), *(r.site for r in self.metrics)]))
+        names = [*(str(s["name"]) for s in self.sites), *(r.site for r in self.metrics)]
+        searched = [s.site for found in (self.architecture, self.weights) if found for s in found.sites]
+        return tuple(dict.fromkeys([*names, *searched]))
 
     @cached_property
     def site_info(self) -> dict[str, dict[str, Any]]:
@@ -108,6 +122,11 @@ class Run:
         """The arm of the highest value, the ceiling left out."""
         known = {a: v for a, v in values.items() if a != CENTRAL and not math.isnan(v)}
         return max(known, key=known.__getitem__) if known else None
+
+    @property
+    def only_searched(self) -> bool:
+        """Whether the run has searched, and has and wants no arm."""
+        return bool(self.architecture or self.weights) and not self.arms
 
     @property
     def main_arm(self) -> str | None:
@@ -158,7 +177,25 @@ def load_run(folder: Path) -> Run:
         matrix=tuple(read_matrix(matrix)) if matrix.is_file() else (),
         sites=tuple(_SITE | s for s in _json(folder / "sites.json", list) if isinstance(s, dict) and "name" in s),
         costs=_json(folder / "costs.json", dict),
+        architecture=read_result(folder / "search" / "architecture.json", ArchitectureResult),
+        weights=read_result(folder / "search" / "weights.json", WeightResult),
     )
+
+
+def read_result(path: Path, kind: type[Result]) -> Result | None:
+    """What a search found; None where it has not ended.
+
+    Raises:
+        OmniFedError: OF423 if the file is damaged.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        found = error.errors()[0] if isinstance(error, ValidationError) else None
+        seen = f"{'.'.join(map(str, found['loc']))}: {found['msg']}" if found else str(error)
+        raise _damaged(path, seen) from None
 
 
 def _json(path: Path, kind: type[Any]) -> Any:
@@ -170,12 +207,16 @@ def _json(path: Path, kind: type[Any]) -> Any:
             raise ValueError(f"expected a {kind.__name__}")
         return value
     except (OSError, ValueError) as error:
-        raise OmniFedError(
-            "OF423",
-            "The files of a run folder must be whole and have the documented columns.",
-            seen=f"{path}: {error}",
-            remedy="Write the file again by running with --resume.",
-        ) from None
+        raise _damaged(path, str(error)) from None
+
+
+def _damaged(path: Path, seen: str) -> OmniFedError:
+    return OmniFedError(
+        "OF423",
+        "The files of a run folder must be whole and have the documented columns.",
+        seen=f"{path}: {seen}",
+        remedy="Write the file again by running with --resume.",
+    )
 
 
 def _events(path: Path) -> tuple[tuple[dict[str, Any], ...], int]:
