@@ -13,6 +13,7 @@ from omnifed.evaluation.reporting import figures
 from omnifed.evaluation.reporting.compare import POOLED, Comparison, compare
 from omnifed.evaluation.reporting.pictures import Case, label_colours, read_cases_of
 from omnifed.evaluation.reporting.run import CENTRAL, Run
+from omnifed.evaluation.reporting.search import search_context, search_sentences
 from omnifed.evaluation.score import MEAN, METRICS
 from omnifed.evaluation.tables import TEACHER
 
@@ -57,9 +58,11 @@ def context(run: Run) -> dict[str, Any]:
     with_teacher = [*arms, TEACHER] if any(r.arm == TEACHER for r in run.metrics) else arms
     comparisons = compare(run, seed=int(run.config.get("seed") or 0)) if run.cases else []
     means = {arm: run.site_mean(arm) for arm in with_teacher}
+    teachers, costs, traffic = _teachers(run), _costs(run), _traffic(run)
     small = len(with_teacher) * len(run.site_names) <= _FIGURE_ROWS
-    return {
+    return search_context(run) | {
         "run": run,
+        "left_out": _left_out(run, bool(teachers), bool(costs or traffic)),
         "title": run.folder.resolve().name,
         "finished": str(run.events[-1].get("time", "")) if run.events else "",
         "deployed": run.deployed,
@@ -75,15 +78,15 @@ def context(run: Run) -> dict[str, Any]:
         "dice_figure": Markup(figures.dice_by_site(run, with_teacher)) if run.metrics and small else "",
         "tables": [_scores_of(run, s, with_teacher) for s in run.site_names if run.metrics],
         "comparisons": comparisons,
-        "curves": Markup(figures.curves(run)),
+        "curves": Markup(figures.curves(run)) if arms else "",
         "losses": Markup(figures.loss_parts(run, run.main_arm)) if run.main_arm else "",
-        "teachers": _teachers(run),
+        "teachers": teachers,
         "matrices": _matrices(run),
         "pictures": _pictures(run, with_teacher),
         "picture_limit": _PICTURE_SITES,
         "label_colours": {str(s["name"]): label_colours(_labels(s)) for s in run.sites},
-        "costs": _costs(run),
-        "traffic": _traffic(run),
+        "costs": costs,
+        "traffic": traffic,
         "teach_seconds": sum(float(e.get("seconds") or 0) for e in run.once("teach", "site")),
         "exports": run.once("export", "arm", "site"),
         "skipped": _skipped(run),
@@ -101,6 +104,14 @@ def context(run: Run) -> dict[str, Any]:
     }
 
 
+def _left_out(run: Run, teachers: bool, costs: bool) -> tuple[str, ...]:
+    """Sections about arms, where a run has searched alone; elsewhere an empty section says what is missing."""
+    if not run.only_searched:
+        return ()
+    own = {"teachers": teachers, "support": bool(run.sites), "costs": costs or bool(run.costs)}
+    return ("scores", "comparison", "curves", "matrix", "cases", "methods", *(k for k, v in own.items() if not v))
+
+
 def _best_at(run: Run, site: str) -> str | None:
     return run.best_arm({arm: row.mean for arm in run.arms if (row := run.score(arm, site))})
 
@@ -108,6 +119,7 @@ def _best_at(run: Run, site: str) -> str | None:
 def _sentences(run: Run, means: dict[str, float], comparisons: list[Comparison]) -> Any:
     trained = [s for s in run.site_names if not run.held_out(s)]
     best = run.best_arm({a: v for a, v in means.items() if a != TEACHER})
+    yield from search_sentences(run)
     if best:
         yield f"Highest mean Dice over the {len(trained)} training sites: {best}, {number(means[best])}."
     if not math.isnan(means.get(TEACHER, math.nan)):
@@ -209,6 +221,8 @@ def _traffic(run: Run) -> list[tuple[str, str, int, int, int]]:
     rows: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
     found = [(e, str(int(e.get("round") or 0) + 1)) for e in run.once("round", "arm", "round", "site")]
     found += [(e, "adopt, test") for e in run.once("evaluate", "arm", "site", "which", "split") if "bytes_down" in e]
+    # Trials that a resumed search tells again have no bytes.
+    found += [({**e, "arm": e.get("stage")}, "trials") for e in run.of("trial") if not e.get("again")]
     for e, step in found:
         row = rows[str(e.get("arm")), step]
         for place, value in enumerate((1, e.get("bytes_down"), e.get("bytes_up"))):
