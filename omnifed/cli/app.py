@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from omnifed.cli import bench as bench
 from omnifed.cli import data as data
 from omnifed.cli import describe as describe
+from omnifed.cli import devices as devices
 from omnifed.cli import report as report
 from omnifed.cli.root import app as app
