@@ -59,19 +59,11 @@ def measure(infer: Callable[[], object], plan: Plan, tell: Callable[[float], Non
     Returns:
         Fields of :class:`~omnifed.devices.measurement.Measurement`.
     """
-    warmups, start = 0, time.perf_counter()
-    while warmups < plan.warmups or time.perf_counter() - start < WARM_S:
-        infer()
-        warmups += 1
+    warmups = _warm_up(infer, plan.warmups)
     tell(0.0)
     walls: list[int] = []
-    told, meter, queued, cpu, began = (
-        0.0,
-        EnergyMeter(sys_root),
-        queued_s(),
-        time.process_time(),
-        time.perf_counter_ns(),
-    )
+    told, meter = 0.0, EnergyMeter(sys_root)
+    queued, cpu, began = queued_s(), time.process_time(), time.perf_counter_ns()
     while True:
         before = time.perf_counter_ns()
         infer()
@@ -95,6 +87,14 @@ def measure(infer: Callable[[], object], plan: Plan, tell: Callable[[float], Non
         "variation": max(variation(wall), waiting(spent, cpu_s, queued)),
         "energy_mj": None if energy is None else energy / len(walls),
     }
+
+
+def _warm_up(infer: Callable[[], object], least: int) -> int:
+    done, start = 0, time.perf_counter()
+    while done < least or time.perf_counter() - start < WARM_S:
+        infer()
+        done += 1
+    return done
 
 
 def variation(wall: np.ndarray) -> float:
