@@ -107,17 +107,18 @@ def _device(axes: Axes, result: ArchitectureResult, device: DeviceResult) -> Non
     axes.axvline(device.latency_ms, color=_LIMIT, lw=1.6, linestyle="--", label=f"budget {device.latency_ms:g} ms")
     _logarithmic(axes, [*p95.values(), device.latency_ms])
     for x, y, name in paper:
-        _name(axes, x, y, name)
+        _name(axes, x, y, name, device.latency_ms)
     size = " x ".join(map(str, result.image_size))
     axes.set_xlabel(f"p95 latency of one {size} image [ms], {device.evidence}")
     axes.set_ylabel("validation Dice (bars: ± 1 sd)")
 
 
-def _name(axes: Axes, x: float, y: float, name: str) -> None:
-    """Fronts rise to the right: there is room below a point on its right, and at the right edge above on its left."""
-    late = axes.transAxes.inverted().transform(axes.transData.transform((x, y)))[0] > 0.8
-    place, side = ((-7, 6), "right") if late else ((7, -12), "left")
-    axes.annotate(name, (x, y), xytext=place, textcoords="offset points", color=_PAPER, ha=side)
+def _name(axes: Axes, x: float, y: float, name: str, limit: float) -> None:
+    """Fronts rise to the right: a name has room below on the right, or above on the left of an edge or the budget."""
+    place, wall = (axes.transAxes.inverted().transform(axes.transData.transform((at, y)))[0] for at in (x, limit))
+    cramped = place > 0.8 or place <= wall < place + 0.2
+    offset, side = ((-7, 6), "right") if cramped else ((7, -12), "left")
+    axes.annotate(name, (x, y), xytext=offset, textcoords="offset points", color=_PAPER, ha=side)
 
 
 def _tried(axes: Axes, result: ArchitectureResult) -> None:
