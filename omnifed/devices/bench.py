@@ -95,7 +95,8 @@ def unsteady(measured: Measurement) -> OmniFedError:
     return OmniFedError(
         "OF701",
         f"A measurement counts only if its runs vary, and wait for a core, by at most {MOST_VARIATION:.0%}.",
-        seen=f"{measured.variation:.0%} at {measured.p50_ms:.3g} ms ({measured.cpu_ms:.3g} ms of CPU time), {measured.network}",
+        seen=f"{measured.variation:.0%} at {measured.p50_ms:.3g} ms ({measured.cpu_ms:.3g} ms of CPU time), "
+        f"{measured.network}",
         remedy="Close other programs, set a fixed clock (governor performance, mains power), let the machine cool, use "
         "fewer threads than cores, or take more runs.",
     )
