@@ -20,8 +20,9 @@ class Target(Frozen):
         name: of the class; of the profile where that is not said.
         profile: a device profile's name or TOML file (:mod:`omnifed.devices.profile`), or ``measured``: the sites
             measure their own devices, and the slowest counts.
-        latency_ms: budget of the 95th percentile of one image's inference, one image at a time; 0 takes what the
-            balanced student needs there.
+        latency_ms: budget of the 95th percentile of one image's inference, one image at a time; 0 takes what
+            ``as_fast_as`` needs there.
+        as_fast_as: a variant of the paper.
         memory_mib: budget of the peak memory of the process; 0 has none.
         sites: sites that deploy this class's student; empty: those that no other target names (the first such target
             gets them).
@@ -30,6 +31,7 @@ class Target(Frozen):
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,60}$")
     profile: str = ""
     latency_ms: float = Field(0.0, ge=0)
+    as_fast_as: Literal["compact", "balanced", "accurate"] = "balanced"
     memory_mib: float = Field(0.0, ge=0)
     sites: tuple[str, ...] = ()
 

@@ -20,7 +20,7 @@ from omnifed.models.base import SiteSpec
 from omnifed.models.scaling import architecture_key, costs
 from omnifed.transport.pool import TaskPool
 from omnifed_server.arm import ArmResult
-from omnifed_server.federation_file import FederationConfig
+from omnifed_server.federation_file import SEARCHES, FederationConfig
 from omnifed_server.plan import DISTILLED, EXPORTED, Facts, Plan
 from omnifed_server.rounds import OnEvent
 from omnifed_server.stages import Stages
@@ -91,7 +91,8 @@ def open_folder(config: FederationConfig, folder: Path) -> tuple[str, bool]:
     if found:
         old, new = json.loads(file.read_bytes()), config.lasting()
         unique = old["campaign"]
-        changed = sorted(key for key in new if new[key] != old.get(key))
+        kept = {**old, **{name: {k: v for k, v in (old.get(name) or {}).items() if k != "budget"} for name in SEARCHES}}
+        changed = sorted(key for key in new if new[key] != kept.get(key))
         if changed:
             raise OmniFedError(
                 "OF116",
@@ -131,6 +132,8 @@ def plan_of(config: FederationConfig, campaign: str) -> Plan:
         wire=config.wire,
         gate=config.gate,
         needed=config.needed,
+        architecture=config.architecture if "search-architecture" in config.stages else None,
+        weights=config.weights if "search-weights" in config.stages else None,
     )
 
 
@@ -150,6 +153,7 @@ class _Campaign:
         self._gather()
         write_json(self.folder / "sites.json", about_sites(self.stages.prepare(), self.units))
         taught = self._teach()
+        self.stages.search(taught)
         for arm in self.config.arms:
             self._arm(arm, taught)
         self._describe({})
@@ -226,9 +230,10 @@ class _Campaign:
         facts = self.stages.known(tuple({row.site for row in self.rows}))
         write_json(self.folder / "sites.json", about_sites(facts, self.units))
         size = max(facts.hellos.values(), key=lambda hello: hello.image_size[0] * hello.image_size[1]).image_size
-        cost = costs(self.config.student, SiteSpec(channels=facts.channels, classes=facts.classes), size)
+        student = self.stages.plan.largest
+        cost = costs(student, SiteSpec(channels=facts.channels, classes=facts.classes), size)
         about: dict[str, Any] = {
-            "student": architecture_key(self.config.student),
+            "student": architecture_key(student),
             "params": cost.params,
             "macs": cost.macs,
             "size": " x ".join(map(str, size)),

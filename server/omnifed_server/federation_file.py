@@ -11,12 +11,13 @@ from pydantic import Field, field_validator, model_validator
 from omnifed.config import Frozen, load_toml, parse
 from omnifed.errors import OmniFedError
 from omnifed.models.spec import StudentSpec
+from omnifed.search.spec import ArchitectureSpec, WeightSpec, nested
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
 from omnifed_server.arm import quorum_size
 
 Method = Literal["local", "fedavg", "fedprox", "fedbn", "omnikd"]
-Stage = Literal["prepare", "teach", "train", "evaluate", "export"]
+Stage = Literal["prepare", "teach", "search-architecture", "search-weights", "train", "evaluate", "export"]
 SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 STAGES: tuple[Stage, ...] = ("prepare", "teach", "train", "evaluate", "export")
 
@@ -34,6 +35,8 @@ OPERATION = (
     "folder",
 )
 """Settings that do not change a result: a campaign that goes on may change them."""
+SEARCHES = ("architecture", "weights")
+"""Tables of the searches, whose budgets may grow."""
 
 
 class FederationConfig(Frozen):
@@ -43,7 +46,8 @@ class FederationConfig(Frozen):
         name: of the campaign; with some random letters of each new run folder it is what the sites keep models under.
         sites: registered names; the order in which replies are averaged.
         arms: the methods to run, one after the other.
-        stages: what to do; a stage that is left out must have been done before, in the same folder.
+        stages: what to do; a stage that is left out must have been done before, in the same folder. The two searches
+            are done only where they are named.
         rounds: of each arm.
         steps: optimiser steps of each site in each round.
         student: a table, or the command line's form ``omnisegnet:compact,stem_stride=2``.
@@ -59,6 +63,7 @@ class FederationConfig(Frozen):
         wait_s: seconds to wait for a quorum of sites to connect.
         precision: one for all sites, so that unlike machines compute alike.
         gate: ``auto`` lets sites refuse an averaged part where sites are unlike.
+        architecture, weights: of the stages ``search-architecture`` and ``search-weights``; budgets may grow later.
         seed: everything derives from it.
         host, port: where the coordinator listens.
         insecure: no TLS; for one machine, or behind a proxy on this machine that speaks TLS.
@@ -89,6 +94,8 @@ class FederationConfig(Frozen):
     wait_s: float = Field(3600.0, ge=0)
     precision: Literal["fp32", "bf16"] = "fp32"
     gate: Literal["auto", "always", "never"] = "auto"
+    architecture: ArchitectureSpec = ArchitectureSpec()
+    weights: WeightSpec = WeightSpec()
     seed: int = Field(0, ge=0)
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
@@ -132,6 +139,14 @@ class FederationConfig(Frozen):
             raise ValueError("quorum must not exceed the number of sites")
         return self
 
+    @model_validator(mode="after")
+    def _searches(self) -> FederationConfig:
+        if "search-weights" in self.stages and "omnikd" not in self.arms:
+            raise ValueError("search-weights finds weights for the arm omnikd: name it in arms")
+        if "search-architecture" in self.stages:
+            nested(self.architecture, self.sites)
+        return self
+
     @property
     def needed(self) -> int:
         """Replies that a round or a stage needs."""
@@ -157,8 +172,11 @@ class FederationConfig(Frozen):
         )
 
     def lasting(self) -> dict[str, Any]:
-        """What a campaign that goes on must keep: all but :data:`OPERATION`."""
-        return self.model_dump(mode="json", exclude=set(OPERATION))
+        """What a campaign that goes on must keep: all but :data:`OPERATION` and the searches' budgets."""
+        values = self.model_dump(mode="json", exclude=set(OPERATION))
+        for name in SEARCHES:
+            del values[name]["budget"]
+        return values
 
 
 def load_federation(path: Path, **options: Any) -> FederationConfig:

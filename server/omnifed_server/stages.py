@@ -139,7 +139,7 @@ class Stages:
         if not (self.plan.architecture or self.plan.weights or (self.folder / "search").is_dir()):
             return
         # The searchers' libraries are heavy: a campaign without a search never loads them.
-        from omnifed_server.search_stages import search
+        from omnifed_server.searches import search
 
         self.plan = search(self, taught)
 
