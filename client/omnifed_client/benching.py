@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import omnifed
 from omnifed.data.prepare import SiteData
+from omnifed.devices.machine import Machine, describe_machine
 from omnifed.devices.measurement import Measurement
+from omnifed.errors import OmniFedError
 from omnifed.federation.tasks import BenchReply, BenchTask
 from omnifed.files import write_json
 from omnifed.models.scaling import architecture_key
 from omnifed.models.spec import StudentSpec
 from omnifed.teachers.base import Progress
 from omnifed_client.store import SiteStore
+
+UNSTEADY = "OF701"
 
 
 def measure(task: BenchTask, data: SiteData, store: SiteStore, progress: Progress | None = None) -> BenchReply:
@@ -29,56 +35,79 @@ def measure(task: BenchTask, data: SiteData, store: SiteStore, progress: Progres
         The reply without its seconds, which are filled in by the caller.
 
     Raises:
-        OmniFedError: what :func:`omnifed.devices.bench.bench` raises; the networks before keep their measurements.
+        OmniFedError: what :func:`omnifed.devices.bench.bench` raises; the other networks keep their measurements. One
+            that varies too much (OF701) is measured again after the others before that.
     """
-    from omnifed.devices.machine import describe_machine
-
     machine = describe_machine()
-    found: list[Measurement] = []
-    for student in task.students:
-
-        def tell(text: str, student: StudentSpec = student) -> None:
-            if progress is not None:
-                progress(len(found), len(task.students), f"{architecture_key(student)}{text}")
-
-        tell("")
-        found.append(_measured(student, task, data, store, machine.text, tell))
-        tell(f" {found[-1].p50_ms:.1f} ms")
+    watch: Progress = progress or (lambda done, total, text: None)
+    found: dict[StudentSpec, Measurement] = {}
+    try:
+        for last in (False, True):
+            for student in task.students:
+                if student in found:
+                    continue
+                tell = partial(_tell, watch, len(found), len(task.students), architecture_key(student))
+                try:
+                    found[student] = _measured(student, task, data, _file(student, task, data, store, machine), tell)
+                except OmniFedError as error:
+                    # What disturbed the one may be over when all others have been measured.
+                    if error.code != UNSTEADY or last:
+                        raise
+                    continue
+                watch(len(found), len(task.students), f"{found[student].network} {found[student].p50_ms:.1f} ms")
+    finally:
+        for student in task.students:
+            _model(_file(student, task, data, store, machine)).unlink(missing_ok=True)
     return BenchReply(
         id=task.id,
         site=data.config.name,
         device=machine.text,
         memory_mib=machine.memory_mib,
-        measurements=tuple(found),
+        measurements=tuple(found[student] for student in task.students),
     )
 
 
 def _measured(
-    student: StudentSpec, task: BenchTask, data: SiteData, store: SiteStore, machine: str, tell: Callable[[str], None]
+    student: StudentSpec, task: BenchTask, data: SiteData, kept: Path, tell: Callable[[float], None]
 ) -> Measurement:
     from omnifed.devices.bench import bench
 
-    key, spec = architecture_key(student), data.config.spec
-    about = [key, task.engine, task.threads, _size(data), spec.channels, spec.classes, machine]
-    kept = store.measurement(json.dumps(about))
     try:
         return Measurement.model_validate_json(kept.read_bytes())
     except (OSError, ValueError):
         pass  # absent or damaged
-    model = kept.with_suffix(".onnx")  # beside it, so that what a killed task left is overwritten, not piled up
-    try:
+    tell(0.0)
+    model = _model(kept)
+    if not model.is_file():  # a task that was killed may have left it
         _export(student, data, model)
-        found = bench(
-            model,
-            engine=task.engine,
-            threads=task.threads,
-            network=key,
-            progress=lambda share: tell(f" {share:.0%}"),
-        )
-    finally:
-        model.unlink(missing_ok=True)
+    key = architecture_key(student)
+    found = bench(model, engine=task.engine, threads=task.threads, network=key, progress=tell)
     write_json(kept, found.model_dump(mode="json"), mode=0o600)
     return found
+
+
+def _file(student: StudentSpec, task: BenchTask, data: SiteData, store: SiteStore, machine: Machine) -> Path:
+    """Where a measurement is kept: by all that it depends on."""
+    key, spec = architecture_key(student), data.config.spec
+    about = [
+        key,
+        task.engine,
+        task.threads,
+        _size(data),
+        spec.channels,
+        spec.classes,
+        machine.text,
+        omnifed.__version__,
+    ]
+    return store.measurement(json.dumps(about))
+
+
+def _model(kept: Path) -> Path:
+    return kept.with_suffix(".onnx")
+
+
+def _tell(watch: Progress, done: int, total: int, key: str, share: float) -> None:
+    watch(done, total, f"{key} {share:.0%}")
 
 
 def _export(student: StudentSpec, data: SiteData, path: Path) -> None:

@@ -14,6 +14,7 @@ from omnifed.devices.measurement import Measurement
 from omnifed.errors import OmniFedError
 from omnifed.federation.tasks import BenchReply, BenchTask, FailedReply
 from omnifed.models.scaling import architecture_key
+from omnifed.models.spec import StudentSpec
 from omnifed_client.executor import SiteExecutor
 from omnifed_client.store import SiteStore
 
@@ -56,7 +57,7 @@ def test_a_student_is_measured_once_for_all_tasks_and_campaigns(
     assert (measured.threads, measured.evidence) == (1, "measured")
     assert 0 < measured.p50_ms <= measured.p95_ms
     assert reply.memory_mib > 0
-    assert told[0] == (0, 1, architecture_key(STUDENT))
+    assert told[0] == (0, 1, f"{architecture_key(STUDENT)} 0%")
     assert told[-1][:2] == (1, 1)
     assert str(tmp_path) not in reply.model_dump_json()
     assert [path.suffix for path in (tmp_path / "bench").iterdir()] == [".json"]  # no model is left
@@ -82,6 +83,36 @@ def test_another_engine_or_number_of_threads_is_another_measurement(
     assert [(asked["engine"], asked["threads"]) for asked in seen] == [("ort", 1), ("ort", 2), ("openvino", 1)]
 
 
+def test_an_unsteady_measurement_is_made_again_after_the_others(
+    data: SiteData,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exported: list[str] = []
+
+    def export(student: StudentSpec, data: SiteData, path: Path) -> None:
+        exported.append(architecture_key(student))
+        path.write_bytes(b"onnx")
+
+    monkeypatch.setattr("omnifed_client.benching._export", export)
+    (tmp_path / "bench").mkdir()
+    wide = STUDENT.model_copy(update={"beta": 1.0})
+
+    def answer(asked: dict) -> Measurement:
+        if len(seen) == 1:
+            raise OmniFedError("OF701", "A measurement must not vary.", seen="40 %")
+        return KEPT.model_copy(update={"network": asked["network"]})
+
+    seen = calls(monkeypatch, answer)
+    reply, _ = SiteExecutor(data, tmp_path).execute(TASK.model_copy(update={"students": (STUDENT, wide)}), {})
+    assert isinstance(reply, BenchReply), reply
+    keys = [architecture_key(student) for student in (STUDENT, wide)]
+    assert [measured.network for measured in reply.measurements] == keys
+    assert [asked["network"] for asked in seen] == [keys[0], keys[1], keys[0]]
+    assert exported == keys  # once each
+    assert not list((tmp_path / "bench").glob("*.onnx"))
+
+
 def test_what_was_measured_before_a_failure_is_kept(
     data: SiteData,  # noqa: F811
     tmp_path: Path,
@@ -94,14 +125,14 @@ def test_what_was_measured_before_a_failure_is_kept(
 
     def answer(asked: dict) -> Measurement:
         if asked["network"] == architecture_key(wide) and not steady[0]:
-            raise OmniFedError("OF701", "A measurement must not vary.", seen="40 %")
+            raise OmniFedError("OF704", "The process must live until it has measured.")
         return KEPT.model_copy(update={"network": asked["network"]})
 
     seen = calls(monkeypatch, answer)
     task = TASK.model_copy(update={"students": (STUDENT, wide)})
     reply, _ = SiteExecutor(data, tmp_path).execute(task, {})
     assert isinstance(reply, FailedReply)
-    assert reply.code == "OF701"
+    assert reply.code == "OF704"
     assert not list((tmp_path / "bench").glob("*.onnx"))
     steady[0] = True
     reply, _ = SiteExecutor(data, tmp_path).execute(task, {})
