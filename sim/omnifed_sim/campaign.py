@@ -19,11 +19,12 @@ from omnifed.evaluation.tables import TEACHER
 from omnifed.events import EventLog
 from omnifed.models.base import LayerGroup
 from omnifed.models.registry import build_student
+from omnifed.models.spec import StudentSpec
 from omnifed.models.weights import load_state
 from omnifed.states import State, read_state, write_state
 from omnifed.transport.pool import TaskPool
 from omnifed_client.store import SiteStore
-from omnifed_server.plan import Plan, local_layers
+from omnifed_server.plan import Plan
 from omnifed_server.plan import layers_apart as layers_apart
 from omnifed_server.stages import Stages
 from omnifed_sim.central import train_central
@@ -74,12 +75,15 @@ class Campaign:
         self.config, self.folder, self.sites, self.precision = config, folder, sites, precision
         self.events, self.screen = events, screen
         self.outcomes: dict[str, Outcome] = {}
+        self.plan = plan_of(config, tuple(sites), precision)
 
     def run(self, pool: TaskPool) -> None:
         """All arms, in the configuration's order; results are in :attr:`outcomes`."""
         stages = Stages(plan_of(self.config, tuple(self.sites), self.precision), pool, self.folder, self._event)
         facts = stages.prepare()
-        taught = self._teach(stages) if "omnikd" in self.config.arms else ()
+        taught = self._teach(stages) if self.config.teaches else ()
+        stages.search(taught)
+        self.plan = stages.plan
         for arm in self.config.arms:
             started, cpu = time.perf_counter(), cpu_seconds()
             values = self._central(facts.apart) if arm == "central" else self._federated(stages, arm, taught)
@@ -88,18 +92,20 @@ class Campaign:
 
     def _teach(self, stages: Stages) -> tuple[str, ...]:
         taught = stages.teach()
+        if not self.config.arms:
+            return taught
         self.outcomes[TEACHER] = Outcome({s: self._masks(s, TEACHER, "teacher") for s in stages.test_teachers(taught)})
         return taught
 
     def _federated(self, stages: Stages, arm: Arm, taught: tuple[str, ...]) -> dict[str, Any]:
-        result, apart = stages.train(arm, taught), stages.facts.apart
+        result, local = stages.train(arm, taught), self.plan.local_layers(arm, stages.facts.apart)
         outcome = Outcome(shared=read_state(result.starter)[0] if result.starter else {})
-        if result.state and self.config.hold_out and not local_layers(arm, apart):
+        if result.state and self.config.hold_out and not local:
             outcome.shared = read_state(result.state)[0]
         for site in stages.test(arm, stages.adopt(arm, result)):
             outcome.masks[site] = self._masks(site, arm, "adopted")
             outcome.adopted[site] = self._store(site).adopted(arm)[0]
-        if arm == "local" and not apart and outcome.adopted:
+        if arm == "local" and not local and outcome.adopted:
             # A hospital that joins without a federation takes the model of the largest one.
             outcome.shared = outcome.adopted[max(outcome.adopted, key=lambda site: len(self.sites[site].train))]
         self.outcomes[arm] = outcome
@@ -115,12 +121,14 @@ class Campaign:
         else:
             spec = config.train_spec(self.precision).model_copy(update={"steps": config.rounds * config.steps})
             checkpoint = self.folder / "arms" / "central" / "fit.ckpt"
-            states = train_central(sites, config.student, spec, local, checkpoint, self.screen.progress_of("central"))
+            states = train_central(
+                sites, self.plan.largest, spec, local, checkpoint, self.screen.progress_of("central")
+            )
             for path, state in zip(paths, states, strict=True):
                 write_state(path, state, {})
         outcome = Outcome(shared=states[0] if not needed else {})
         for site, state in zip(sites, states, strict=True):
-            model = build_student(config.student, site.config.spec)
+            model = build_student(self.plan.largest, site.config.spec)
             load_state(model, state)
             outcome.masks[site.config.name] = predict_masks(model, site.test)
             outcome.adopted[site.config.name] = state
@@ -141,7 +149,12 @@ class Campaign:
             return
         self.events.add(event, values)
         if event == "miss":
-            self.screen.say(f"{values['arm']} round {values['round'] + 1}: {values['site']} missed, {values['rule']}")
+            place = values["arm"] if values["round"] < 0 else f"{values['arm']} round {values['round'] + 1}"
+            self.screen.say(f"{place}: {values['site']} missed, {values['rule']}")
+        if event == "warning":
+            self.screen.say(f"{values['site']}: {values['text']}")
+        if event == "trial":
+            self.screen.advance(f"{values['site']} {values['dice']:.3f}, best {values['best']:.3f}")
         if event == "aggregate":
             self.screen.advance(f"round {values['round'] + 1}")
         if event == "teach" and not values.get("again"):
@@ -150,6 +163,11 @@ class Campaign:
                 f"({values['cache_bytes'] / 2**20:.1f} MiB), {values['seconds']:.0f} s"
             )
             self.screen.advance(values["site"])
+
+
+def student_in(plan: Plan, arm: str, site: str) -> StudentSpec:
+    """The student that ``site`` deploys after an arm; the ceiling trains the largest for all."""
+    return plan.largest if arm == "central" else plan.student_of(site)
 
 
 def plan_of(config: SimConfig, sites: tuple[str, ...], precision: Precision) -> Plan:
@@ -177,4 +195,7 @@ def plan_of(config: SimConfig, sites: tuple[str, ...], precision: Precision) -> 
         seed=config.seed,
         wire=config.wire,
         starters=bool(config.hold_out),
+        architecture=config.architecture if "architecture" in config.search else None,
+        weights=config.weights if "weights" in config.search else None,
+        one_machine=not config.emulate,
     )

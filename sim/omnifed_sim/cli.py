@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from omnifed.cli.shared import App
+from omnifed_sim.search_cli import app as search_app
+from omnifed_sim.search_cli import target
 
 app = App(
     name="omnifed-sim",
@@ -30,7 +32,11 @@ app = App(
 )
 
 
-def _names(text: str | None) -> tuple[str, ...] | None:
+app.add_typer(search_app, name="search")
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    """Names from a list with commas."""
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
@@ -48,6 +54,12 @@ def main(
     arms: Annotated[
         str, typer.Option(help="Methods to compare: local, fedavg, fedprox, fedbn, omnikd, central.")
     ] = "local,fedavg,fedbn,omnikd",
+    search: Annotated[
+        str, typer.Option(help="Searches before the arms: architecture, weights; see `omnifed-sim search`.")
+    ] = "",
+    device: Annotated[
+        list[str] | None, typer.Option(help="PROFILE=MS of the architecture search; repeat for several.")
+    ] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of the federation.")] = 5,
     steps: Annotated[int, typer.Option(help="Optimiser steps a site and round.")] = 40,
     student: Annotated[
@@ -73,16 +85,19 @@ def main(
     from omnifed_sim.run import open_run, run
 
     values = {
-        "preset": preset, "data": data, "sites": _names(sites), "split": split, "skew": skew,
-        "hold_out": _names(hold_out), "arms": _names(arms), "rounds": rounds, "steps": steps, "student": student,
-        "teacher": teacher, "teacher_steps": teacher_steps, "checkpoint": checkpoint, "image_size": image_size,
-        "lr": lr, "emulate": emulate, "deadline": deadline, "wire": wire, "backend": backend, "seed": seed,
+        "preset": preset, "data": data, "sites": names(sites), "split": split, "skew": skew,
+        "hold_out": names(hold_out), "search": names(search), "arms": names(arms), "rounds": rounds, "steps": steps,
+        "student": student, "teacher": teacher, "teacher_steps": teacher_steps, "checkpoint": checkpoint,
+        "image_size": image_size, "lr": lr, "emulate": emulate, "deadline": deadline, "wire": wire,
+        "backend": backend, "seed": seed,
     }  # fmt: skip
-    given = {
+    given: dict[str, Any] = {
         name: value
         for name, value in values.items()
         if (source := context.get_parameter_source(name)) is not None and source.name != "DEFAULT"
     }
+    if device:
+        given["architecture"] = {"targets": [target(text) for text in device]}
     wanted = settings(config, given) if given or config or not resume else None
     chosen = open_run(out, wanted, resume=resume, overwrite=overwrite)
     screen, started = Screen(), time.perf_counter()
@@ -119,6 +134,9 @@ def settings(file: Path | None, given: dict[str, Any]) -> Any:
         base = SimConfig.model_validate(values).teacher.model_dump()
         base |= {key: value for key, value in teacher.items() if value is not None}
         values["teacher"] = {**base, "train": {**base["train"], **({"steps": steps} if steps else {})}}
+    for name in ("architecture", "weights"):
+        if name in given:
+            given[name] = {**values.get(name, {}), **given[name]}
     if "deadline" in given:
         given["deadline_s"] = given.pop("deadline")
     return parse(SimConfig, {**values, **given}, "the options")

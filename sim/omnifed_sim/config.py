@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from omnifed.config import Frozen
 from omnifed.federation.wire import Wire
 from omnifed.models.spec import StudentSpec
+from omnifed.search.spec import ArchitectureSpec, WeightSpec
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
 
@@ -35,7 +36,9 @@ class SimConfig(Frozen):
         split: ``SITE:K`` cuts that site by patient into K hospitals, which replace it.
         skew: how these hospitals differ.
         hold_out: sites that never train; the shared model is tested there.
-        arms: what to compare, in this order.
+        search: searches before the arms, none by default; what they find is what the arms train.
+        architecture, weights: their settings; their budgets may grow when a run is resumed.
+        arms: what to compare, in this order; may be empty where there is a search.
         rounds: rounds of the federation.
         steps: optimiser steps of each site in each round, in every arm.
         student, teacher: see their specifications.
@@ -60,6 +63,9 @@ class SimConfig(Frozen):
     split: str = Field("", pattern=r"^([A-Za-z0-9_-]+:[2-9]|[A-Za-z0-9_-]+:[1-9][0-9]+)?$")
     skew: Literal["none", "quantity", "label", "scanner"] = "none"
     hold_out: tuple[str, ...] = ()
+    search: tuple[Literal["architecture", "weights"], ...] = ()
+    architecture: ArchitectureSpec = ArchitectureSpec()
+    weights: WeightSpec = WeightSpec()
     arms: tuple[Arm, ...] = ("local", "fedavg", "fedbn", "omnikd")
     rounds: int = Field(5, ge=1, le=10_000)
     steps: int = Field(40, ge=1)
@@ -83,8 +89,8 @@ class SimConfig(Frozen):
     @field_validator("arms")
     @classmethod
     def _arms(cls, arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
-        if not arms or len(set(arms)) != len(arms):
-            raise ValueError("name at least one arm, and each once")
+        if len(set(arms)) != len(arms):
+            raise ValueError("name each arm once")
         return arms
 
     @field_validator("image_size")
@@ -95,10 +101,28 @@ class SimConfig(Frozen):
         return size
 
     @model_validator(mode="after")
+    def _something_to_do(self) -> SimConfig:
+        if not self.arms and not self.search:
+            raise ValueError("name at least one arm")
+        return self
+
+    @model_validator(mode="after")
     def _split_needs_data(self) -> SimConfig:
         if self.split and not self.data:
             raise ValueError("split cuts a real site: give data as well")
         return self
+
+    @property
+    def teaches(self) -> bool:
+        """Whether sites need teachers."""
+        return "omnikd" in self.arms or "weights" in self.search
+
+    def lasting(self) -> dict[str, Any]:
+        """What a resumed run must keep: all but the searches' budgets."""
+        values = self.model_dump(mode="json")
+        for name in ("architecture", "weights"):
+            del values[name]["budget"]
+        return values
 
     def train_spec(self, precision: Precision = "auto") -> TrainSpec:
         """The fit of one round at one site; ``first_step`` is set by the coordinator."""

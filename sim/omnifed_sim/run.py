@@ -32,7 +32,7 @@ from omnifed.transport.pool import TaskPool
 from omnifed_client.executor import SiteExecutor
 from omnifed_server.plan import EXPORTED
 from omnifed_sim import emulation
-from omnifed_sim.campaign import Campaign, Outcome
+from omnifed_sim.campaign import Campaign, student_in
 from omnifed_sim.config import SimConfig
 from omnifed_sim.console import Screen
 from omnifed_sim.machine import processor
@@ -65,15 +65,17 @@ def open_run(folder: Path, config: SimConfig | None, *, resume: bool = False, ov
             )
         written = json.loads(file.read_text())
         stored = parse(SimConfig, {key: written[key] for key in written if key not in ABOUT}, str(file))
-        if config is not None and config != stored:
-            new, old = config.model_dump(), stored.model_dump()
+        if config is not None and config.lasting() != stored.lasting():
+            new, old = config.lasting(), stored.lasting()
             raise OmniFedError(
                 "OF122",
                 "A resumed run keeps its configuration.",
                 seen=", ".join(f"{key}: {new[key]!r}, stored {old[key]!r}" for key in new if new[key] != old[key]),
                 remedy="Leave the options out, or start a new run with another --out.",
             )
-        return stored
+        if config is not None and config != stored:  # a search's budget has grown
+            write_json(file, {**written, **config.model_dump(mode="json")})
+        return config or stored
     if file.is_file() and not overwrite:
         raise OmniFedError(
             "OF120",
@@ -121,9 +123,9 @@ def run(config: SimConfig, folder: Path, screen: Screen) -> Path:
     finally:
         if hasattr(grid, "close"):
             grid.close()
-    results = _score(config, folder, sites, campaign.outcomes, screen)
-    results.write()
-    _export(config, folder, training, campaign.outcomes, events, screen)
+    if config.arms:
+        _score(config, folder, sites, campaign, screen).write()
+        _export(config, folder, training, campaign, events, screen)
     screen.stage("report", 1)
     return write_report(folder)
 
@@ -167,10 +169,8 @@ def _tell_skipped(sites: dict[str, SiteData], events: EventLog, screen: Screen) 
             screen.say(f"{name}: {text}")
 
 
-def _score(
-    config: SimConfig, folder: Path, sites: dict[str, SiteData], outcomes: dict[str, Outcome], screen: Screen
-) -> Results:
-    results = Results(folder, config.seed)
+def _score(config: SimConfig, folder: Path, sites: dict[str, SiteData], campaign: Campaign, screen: Screen) -> Results:
+    results, outcomes, plan = Results(folder, config.seed), campaign.outcomes, campaign.plan
     screen.stage("scores", sum(len(outcome.masks) for outcome in outcomes.values()))
     for arm, outcome in outcomes.items():
         for name, masks in outcome.masks.items():
@@ -178,10 +178,10 @@ def _score(
             screen.advance(f"{arm} {name} {dice:.3f}")
         for name in config.hold_out:
             if outcome.shared:
-                model = build_student(config.student, sites[name].config.spec)
+                model = build_student(plan.largest, sites[name].config.spec)
                 load_state(model, outcome.shared)
                 results.add(arm, sites[name], predict_masks(model, sites[name].test))
-        results.add_matrix(arm, [(sites[n], state) for n, state in outcome.adopted.items()], config.student)
+        results.add_matrix(arm, [(sites[n], student_in(plan, arm, n), state) for n, state in outcome.adopted.items()])
     return results
 
 
@@ -189,16 +189,17 @@ def _export(
     config: SimConfig,
     folder: Path,
     sites: dict[str, SiteData],
-    outcomes: dict[str, Outcome],
+    campaign: Campaign,
     events: EventLog,
     screen: Screen,
 ) -> None:
+    outcomes, plan = campaign.outcomes, campaign.plan
     arm = next(name for name in EXPORTED if name in outcomes)
     screen.stage("export", len(sites))
     sizes = []
     for name, state in outcomes[arm].adopted.items():
         site = sites[name]
-        model = build_student(config.student, site.config.spec)
+        model = build_student(student_in(plan, arm, name), site.config.spec)
         load_state(model, state)
         samples = torch.from_numpy(site.test.images[:PARITY_CASES].astype("float32"))
         path = folder / f"model-{name}.onnx"
@@ -210,9 +211,9 @@ def _export(
         screen.advance(name)
     first = next(iter(sites.values()))
     size = int(first.test.images.shape[2])
-    cost = costs(config.student, first.config.spec, size)
+    cost = costs(plan.largest, first.config.spec, size)
     about: dict[str, Any] = {
-        "student": architecture_key(config.student),
+        "student": architecture_key(plan.largest),
         "params": cost.params,
         "macs": cost.macs,
         "size": size,

@@ -403,11 +403,19 @@ def read_events(path: Path) -> list[Event]:
 
 
 def toml(values: Mapping[str, Any], prefix: str = "") -> str:
-    """``values`` as TOML: plain values first, then tables."""
+    """``values`` as TOML: plain values first, then tables and lists of tables."""
     tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
-    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items() if key not in tables]
+    lists = {
+        key: value
+        for key, value in values.items()
+        if isinstance(value, list) and value and isinstance(value[0], Mapping)
+    }
+    plain = {key: value for key, value in values.items() if key not in {**tables, **lists}}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
     for key, value in tables.items():
         lines += [f"[{prefix}{key}]", toml(value, f"{prefix}{key}.")]
+    for key, rows in lists.items():
+        lines += [text for row in rows for text in (f"[[{prefix}{key}]]", toml(row))]
     return "\n".join(lines)
 
 
