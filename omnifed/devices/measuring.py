@@ -25,6 +25,7 @@ from omnifed.models.spec import StudentSpec
 
 Progress = Callable[[int, str, float], None]
 """Called with the number of the probe, its name, and the share of it that is done."""
+UNSTEADY = "OF701"
 KEPT = TypeAdapter(dict[str, Measurement])
 
 
@@ -90,13 +91,16 @@ def measure_probes(
             seen=f"{len(models)} ONNX files, {len(sites)} kinds of channels and classes",
             remedy="Make a folder with `omnifed devices probes DIR` and name it with --models DIR.",
         )
-    done, measured = _read(kept), []
-    for number, (path, (student, _, digest)) in enumerate(zip(models, cards, strict=True)):
-        key = f"{digest} {engine} {threads}"
-        if key not in done:
-            done[key] = bench(path, engine=engine, threads=threads, progress=_share(progress, number, path.name))
-            write_atomic(kept, json.dumps(KEPT.dump_python(done, mode="json"), indent=1).encode())
-        measured.append((student, done[key]))
+    done, keys = _read(kept), [f"{digest} {engine} {threads}" for _, _, digest in cards]
+
+    def measure(number: int) -> None:
+        path = models[number]
+        done[keys[number]] = bench(path, engine=engine, threads=threads, progress=_share(progress, number, path.name))
+        write_atomic(kept, json.dumps(KEPT.dump_python(done, mode="json"), indent=1).encode())
+
+    missing = [number for number, key in enumerate(keys) if key not in done]
+    _each(_each(missing, measure, patient=True), measure, patient=False)
+    measured = [(student, done[key]) for (student, _, _), key in zip(cards, keys, strict=True)]
     return fit_latency(measured, sites.pop())
 
 
@@ -133,6 +137,19 @@ def _export(student: StudentSpec, config: SiteConfig, path: Path) -> None:
 
     image = torch.randn(1, config.channels, *config.image_size, generator=torch.Generator().manual_seed(0))
     export_student(build_student(student, config.spec, seed=0), config, path, image)
+
+
+def _each(numbers: Sequence[int], measure: Callable[[int], None], *, patient: bool) -> list[int]:
+    """Measures networks; where ``patient``, those that varied too much are returned: a disturbance may pass."""
+    unsteady = []
+    for number in numbers:
+        try:
+            measure(number)
+        except OmniFedError as error:
+            if error.code != UNSTEADY or not patient:
+                raise
+            unsteady.append(number)
+    return unsteady
 
 
 def _card(path: Path) -> tuple[StudentSpec, SiteSpec, str]:
