@@ -30,7 +30,8 @@ class Figures(Frozen):
         peak_gmac_s: highest rate at the profile's precision and threads, billions of multiply-accumulates a second.
         rate_gmac_s: rate that dense 3x3 convolutions reach.
         bandwidth_gb_s: of the memory, 1e9 bytes a second.
-        layer_us: time of a layer whatever its size (a kernel's launch).
+        layer_us: time of a layer whatever its size.
+        overhead_ms: time of an inference whatever the network.
         base_mib: memory of the process without a model.
     """
 
@@ -39,13 +40,19 @@ class Figures(Frozen):
     rate_gmac_s: Figure | None = None
     bandwidth_gb_s: Figure | None = None
     layer_us: Figure | None = None
+    overhead_ms: Figure | None = None
     base_mib: Figure | None = None
 
     @property
-    def roofline(self) -> tuple[Figure, ...]:
-        """Rate, bandwidth, a layer's time, base memory: those of them that are known."""
-        known = self.rate_gmac_s, self.bandwidth_gb_s, self.layer_us, self.base_mib
-        return tuple(figure for figure in known if figure is not None)
+    def roofline(self) -> tuple[float, ...]:
+        """Rate, bandwidth, base memory: those of them that are known."""
+        known = self.rate_gmac_s, self.bandwidth_gb_s, self.base_mib
+        return tuple(figure.value for figure in known if figure)
+
+    def fixed_ms(self, layers: int) -> float:
+        """Time of an inference of a network of so many layers apart from its arithmetic and traffic."""
+        layer_us = self.layer_us.value if self.layer_us else 0.0
+        return (self.overhead_ms.value if self.overhead_ms else 0.0) + layers * layer_us / 1e3
 
 
 class Published(Frozen):

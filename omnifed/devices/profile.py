@@ -2,7 +2,7 @@
 
 A profile without a latency model estimates by a roofline (Williams et al., CACM 2009)::
 
-    p50 = layers x layer_us + sum over kinds of max(GMAC / (rate x share), values x bytes / bandwidth)
+    p50 = fixed time + sum over kinds of max(GMAC / (rate x share), values x bytes / bandwidth)
 
 over the kinds dense, pointwise and depthwise, with the shares that were measured on the reference device
 (:data:`omnifed.devices.latency.TIME_PATTERN`). It says which device is about how much faster; budgets should rest on
@@ -71,8 +71,8 @@ class DeviceProfile(Frozen):
 
     @model_validator(mode="after")
     def _answers(self) -> DeviceProfile:
-        if self.latency is None and len(self.figures.roofline) < 4:
-            raise ValueError("a profile without latency needs rate_gmac_s, bandwidth_gb_s, layer_us and base_mib")
+        if self.latency is None and len(self.figures.roofline) < 3:
+            raise ValueError("a profile without latency needs rate_gmac_s, bandwidth_gb_s and base_mib")
         return self
 
     @property
@@ -108,9 +108,9 @@ class DeviceProfile(Frozen):
         return self._roofline(student, site, size)
 
     def _roofline(self, student: StudentSpec, site: SiteSpec, size: tuple[int, int]) -> Estimate:
-        rate, bandwidth, layer_us, base_mib = (figure.value for figure in self.figures.roofline)
+        rate, bandwidth, base_mib = self.figures.roofline
         asked = work(student, site, size)
-        p50 = asked.layers * layer_us / 1e3
+        p50 = self.figures.fixed_ms(asked.layers)
         for kind, part in zip(KINDS, (asked.dense, asked.pointwise, asked.depthwise), strict=True):
             arithmetic = part.gmac / (rate * SHARES[kind])
             p50 += 1e3 * max(arithmetic, part.gvalues * self.value_bytes / bandwidth)

@@ -36,6 +36,7 @@ def device(rate: float = 10, bandwidth: float = 1e6, layer_us: float = 1, value_
         rate_gmac_s=figure(rate),
         bandwidth_gb_s=figure(bandwidth),
         layer_us=figure(layer_us),
+        overhead_ms=figure(3),
         base_mib=figure(50),
     )
     names = {"name": "toy", "title": "Toy", "kind": "cpu", "processor": "abacus", "cores": 1, "engine": "ort, fp32"}
@@ -68,7 +69,8 @@ def test_all_shipped_devices_load_and_every_figure_says_where_it_is_from() -> No
     profiles = known_profiles()
     assert {profile.name for profile in profiles} == SHIPPED
     for profile in profiles:
-        known = [getattr(profile.figures, key) for key in Figures.model_fields]
+        known = [figure for key in Figures.model_fields if (figure := getattr(profile.figures, key))]
+        assert len(known) == 6
         assert all(f.source and f.evidence in ("published", "modelled") for f in known), profile.name
         assert profile.evidence == "modelled"
         assert all(p.source for p in profile.published)
@@ -87,7 +89,7 @@ def test_the_boards_come_in_the_order_of_their_speed() -> None:
 def test_roofline_by_hand_where_arithmetic_limits() -> None:
     asked = work(StudentSpec(), SITE, SIZE)
     want = 100 * (asked.dense.gmac + asked.pointwise.gmac / SHARES["pointwise"])
-    want += 100 * asked.depthwise.gmac / SHARES["depthwise"] + asked.layers / 1000
+    want += 100 * asked.depthwise.gmac / SHARES["depthwise"] + asked.layers / 1000 + 3
     got = device().estimate(StudentSpec(), SITE, SIZE)
     assert got.p50_ms == pytest.approx(want)
     assert got.p95_ms == pytest.approx(1.1 * want)
@@ -99,7 +101,7 @@ def test_roofline_by_hand_where_memory_limits() -> None:
     asked = work(StudentSpec(), SITE, SIZE)
     values = asked.dense.gvalues + asked.pointwise.gvalues + asked.depthwise.gvalues
     got = device(rate=1e6, bandwidth=2, value_bytes=2).estimate(StudentSpec(), SITE, SIZE)
-    assert got.p50_ms == pytest.approx(1000 * 2 * values / 2 + asked.layers / 1000)
+    assert got.p50_ms == pytest.approx(1000 * 2 * values / 2 + asked.layers / 1000 + 3)
     assert got.peak_mib == pytest.approx(50 + (3.7 * asked.weights_mib + 2 * asked.activations_mib) / 2)
 
 
@@ -121,7 +123,7 @@ def test_estimates_grow_with_the_network_and_shrink_with_the_device(alphas, beta
         update={
             "rate_gmac_s": figure(factor * f.rate_gmac_s.value),
             "bandwidth_gb_s": figure(factor * f.bandwidth_gb_s.value),
-            "layer_us": figure(f.layer_us.value / factor),
+            **{key: figure(fixed.value / factor) for key in ("layer_us", "overhead_ms") if (fixed := getattr(f, key))},
         }
     )
     scaled = profile.model_copy(update={"figures": faster})
@@ -173,11 +175,27 @@ def test_a_file_that_is_no_profile(tmp_path: Path) -> None:
         load_profile(tmp_path / "none.toml")
     assert caught.value.code == "OF101"
     text = to_toml(device())
-    for broken in (text.replace('source = "data sheet"', 'source = ""', 1), text.replace("[figures.base_mib]", "[x]")):
+    for broken in (
+        text.replace('source = "data sheet"', 'source = ""', 1),
+        text.replace("[figures.base_mib]", "[figures.x]"),
+    ):
         (tmp_path / "bad.toml").write_text(broken)
         with pytest.raises(OmniFedError) as caught:
             load_profile(tmp_path / "bad.toml")
         assert caught.value.code == "OF102"
+
+
+def test_the_law_of_the_orin_nano_is_that_of_its_published_networks() -> None:
+    profile = load_profile("orin-nano")
+    for network in profile.published:
+        if not network.note:
+            law = profile.figures.overhead_ms.value + 1000 * network.gmac / profile.figures.rate_gmac_s.value
+            assert law == pytest.approx(network.ms, rel=0.03)
+
+
+def test_a_profile_with_too_few_figures_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs rate_gmac_s, bandwidth_gb_s and base_mib"):
+        DeviceProfile.model_validate(device().model_dump() | {"figures": {"memory_mib": figure(1).model_dump()}})
 
 
 def test_a_published_figure_is_a_latency_or_a_throughput() -> None:
