@@ -26,7 +26,8 @@ class Measurement(Frozen):
         warmups, runs: inferences before and in the measurement.
         p50_ms, p95_ms: percentiles of the wall time of one inference.
         cpu_ms: CPU time of one inference, all threads.
-        variation: robust coefficient of variation of the runs' wall time.
+        variation: the larger of the robust coefficient of variation of the runs' wall time, and of the share of time
+            for which a run waited for a core: beside a busy program times can be steady and wrong.
         load_ms: wall time to load the model.
         peak_mib: peak resident memory of the process.
         energy_mj: energy of one inference in millijoule; None where the machine exposes no counter.

@@ -20,7 +20,7 @@ from typing import IO, Any, Self
 from zlib import crc32
 
 from omnifed.errors import OmniFedError
-from omnifed.files import _sync_folder, not_written
+from omnifed.files import sync_folder, not_written
 
 FORMAT = 1
 """Version of the lines; a journal of a newer one is refused."""
@@ -130,7 +130,7 @@ class Journal:
             log.warning("%s: the last line was cut off by a crash and is dropped (%d bytes)", self.path, len(rest))
         if not lines:
             self._write(self._header)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         self._next = max(self._next, 1)
 
     def _checked(self, lines: list[bytes]) -> Iterator[Event]:
