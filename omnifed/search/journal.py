@@ -20,7 +20,7 @@ from typing import IO, Any, Self
 from zlib import crc32
 
 from omnifed.errors import OmniFedError
-from omnifed.files import sync_folder, not_written
+from omnifed.files import not_written, sync_folder
 
 FORMAT = 1
 """Version of the lines; a journal of a newer one is refused."""
