@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ STRIKES = 3
 """Failures in a row after which a site is asked no more in this search."""
 TRANSPORT = (AWAY, LATE, LOST)
 """What may happen to any trial on its way: it is asked again, elsewhere or later, and counts against nobody."""
+TOO_LARGE = "OF761"
+"""A network that does not fit a site's device: the fault of neither."""
 Tasks = Mapping[str, tuple[Task, State]]
 
 
@@ -49,6 +52,7 @@ class SearchLoop:
         self.task_of, self.on_event, self.total = task_of, on_event, total
         self.running: dict[str, Trial] = {}
         self.out: set[str] = set()
+        self.strikes: Counter[str] = Counter()
 
     def tell_again(self) -> None:
         """Tells of what the journal holds already: a view that starts now shows all trials."""
@@ -134,6 +138,7 @@ class SearchLoop:
         trial = self.running.pop(arrival.site)
         reply = arrival.reply
         if isinstance(reply, TrialReply):
+            self.strikes[arrival.site] = 0
             self._count(trial, reply, arrival)
         elif isinstance(reply, FailedReply) and reply.code in TRANSPORT:
             self.study.expire(trial, reply.rule)
@@ -142,7 +147,8 @@ class SearchLoop:
             code, rule = (reply.code, reply.rule) if isinstance(reply, FailedReply) else _UNASKED
             self.study.fail(trial, code, rule)
             self._miss(arrival.site, code, rule)
-            if self.study.failures(arrival.site) >= STRIKES:
+            self.strikes[arrival.site] += code != TOO_LARGE
+            if self.strikes[arrival.site] >= STRIKES:
                 self.out.add(arrival.site)
                 text = f"left out of {self.stage}: {STRIKES} trials in a row failed, the last with {code}"
                 self.on_event("warning", {"site": arrival.site, "text": text})

@@ -19,7 +19,7 @@ from omnifed.evaluation.predict import predict_masks
 from omnifed.evaluation.report import write_report
 from omnifed.events import EventLog
 from omnifed.export.onnx import export_student
-from omnifed.federation.executor import ExecutorOf
+from omnifed.federation.executor import Executor, ExecutorOf
 from omnifed.files import write_json
 from omnifed.models.registry import build_student
 from omnifed.models.scaling import architecture_key, costs
@@ -35,6 +35,7 @@ from omnifed_sim import emulation
 from omnifed_sim.campaign import Campaign, student_in
 from omnifed_sim.config import SimConfig
 from omnifed_sim.console import Screen
+from omnifed_sim.emulated import emulated
 from omnifed_sim.machine import processor
 from omnifed_sim.results import Results, about_site
 from omnifed_sim.sites import prepare_sites, site_folders
@@ -131,7 +132,8 @@ def run(config: SimConfig, folder: Path, screen: Screen) -> Path:
 
 
 def _grid(config: SimConfig, folder: Path, sites: dict[str, SiteData], screen: Screen) -> Grid:
-    clock = emulation.VirtualClock(emulation.load(Path(config.emulate))) if config.emulate else None
+    emulated_as = emulation.load(Path(config.emulate)) if config.emulate else None
+    clock = emulation.VirtualClock(emulated_as) if emulated_as else None
     if config.backend == "ray":
         from omnifed_sim.ray_grid import RayGrid
 
@@ -139,8 +141,9 @@ def _grid(config: SimConfig, folder: Path, sites: dict[str, SiteData], screen: S
         factory = "omnifed_sim.run:executors_of_run"
         return RayGrid(factory, {"run": str(folder.resolve())}, list(sites), workers=workers, schedule=clock)
 
-    def executor_of(name: str) -> SiteExecutor:
-        return SiteExecutor(sites[name], folder / "sites" / name / "state", progress=screen.progress_of(name))
+    def executor_of(name: str) -> Executor:
+        own = SiteExecutor(sites[name], folder / "sites" / name / "state", progress=screen.progress_of(name))
+        return emulated(own, emulated_as) if emulated_as else own
 
     return InProcessGrid(client_app(executor_of), list(sites), schedule=clock)
 
@@ -151,10 +154,11 @@ def executors_of_run(run: str) -> ExecutorOf:
     config = open_run(folder, None, resume=True)
     folders = site_folders(config, folder)
 
-    def executor_of(name: str) -> SiteExecutor:
+    def executor_of(name: str) -> Executor:
         site = next(path for path in folders if load_site(path).config.name == name)
         data = prepare_sites([site], config, folder, Screen().progress_of)[name]
-        return SiteExecutor(data, folder / "sites" / name / "state")
+        own = SiteExecutor(data, folder / "sites" / name / "state")
+        return emulated(own, emulation.load(Path(config.emulate))) if config.emulate else own
 
     return executor_of
 
