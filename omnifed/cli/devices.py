@@ -142,7 +142,7 @@ def measure(
 
     Example: `omnifed devices measure --student omnisegnet:balanced,stem_stride=2 --size 128`
     """
-    from omnifed.devices.latency import MOST_PROBES, probes
+    from omnifed.devices.latency import probes
     from omnifed.devices.machine import describe_machine
     from omnifed.devices.measuring import measure_probes, measured_profile, write_probes
     from omnifed.devices.profile import measured_folder, to_toml
@@ -151,7 +151,7 @@ def measure(
     target = out or measured_folder() / f"{name}.toml"
     kept = target.with_name(f"{target.stem}.measured.json")
     if models:
-        paths = tuple(sorted(models.glob("*.onnx")))[:MOST_PROBES]
+        paths = tuple(sorted(models.glob("*.onnx")))
     else:
         students = probes(StudentSpec.parse(student))
         with _progress("export", len(students)) as progress:

@@ -123,7 +123,7 @@ class LatencyModel(Frozen):
         memory = self.base_mib, self.weights_factor, self.activations_factor
         asked = work(student, site, size)
         p50 = float(time_row(asked) @ times)
-        near = size == self.size and _options(student) == _options(self.options)
+        near = size == self.size and option_set(student) == option_set(self.options)
         return Estimate(
             p50_ms=p50,
             p95_ms=p50 * self.tail,
@@ -172,7 +172,7 @@ def fit_latency(measured: Sequence[tuple[StudentSpec, Measurement]], site: SiteS
     memory = fit_relative(memory_rows, peak, MEMORY_PATTERN)
     predicted, left_out = rows @ times, _left_out(rows, p50)
     return LatencyModel(
-        options=StudentSpec.model_validate(_options(measured[0][0])),
+        options=StudentSpec.model_validate(option_set(measured[0][0])),
         engine=first.engine,
         threads=first.threads,
         size=first.size,
@@ -214,13 +214,14 @@ def memory_row(asked: Work) -> np.ndarray:
     return np.array([1.0, asked.weights_mib, asked.activations_mib])
 
 
-def _options(student: StudentSpec) -> dict[str, object]:
+def option_set(student: StudentSpec) -> dict[str, object]:
+    """All that a spec says apart from alpha and beta."""
     return student.model_dump(exclude={"alpha", "beta"})
 
 
 def _check(measured: Sequence[tuple[StudentSpec, Measurement]]) -> None:
     keys = {scaling.architecture_key(student) for student, _ in measured}
-    kinds = {(m.engine, m.threads, m.size, str(_options(student))) for student, m in measured}
+    kinds = {(m.engine, m.threads, m.size, str(option_set(student))) for student, m in measured}
     if len(keys) < LEAST_PROBES or len(kinds) > 1:
         raise OmniFedError(
             "OF711",

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from omnifed.data.site import Normalisation, SiteConfig
 from omnifed.devices.bench import bench
 from omnifed.devices.figures import Figure, Figures
-from omnifed.devices.latency import LEAST_PROBES, LatencyModel, fit_latency
+from omnifed.devices.latency import LEAST_PROBES, LatencyModel, fit_latency, option_set
 from omnifed.devices.machine import Machine
 from omnifed.devices.measurement import Engine, Measurement
 from omnifed.devices.profile import DeviceProfile
@@ -83,15 +83,17 @@ def measure_probes(
             :func:`omnifed.devices.bench.bench` raises.
     """
     cards = [_card(path) for path in models]
-    sites = {site for _, site, _ in cards}
-    if len(models) < LEAST_PROBES or len(sites) > 1:
+    sites = [site for _, site, _, _ in cards]
+    kinds = {(site, size, str(option_set(student))) for student, site, size, _ in cards}
+    if len(models) < LEAST_PROBES or len(kinds) > 1:
         raise OmniFedError(
             "OF712",
-            f"A device is measured with at least {LEAST_PROBES} exported students of equal channels and classes.",
-            seen=f"{len(models)} ONNX files, {len(sites)} kinds of channels and classes",
+            f"A device is measured with at least {LEAST_PROBES} exported students of equal options, size, channels and "
+            "classes.",
+            seen=f"{len(models)} ONNX files of {len(kinds)} kinds",
             remedy="Make a folder with `omnifed devices probes DIR` and name it with --models DIR.",
         )
-    done, keys = _read(kept), [f"{digest} {engine} {threads}" for _, _, digest in cards]
+    done, keys = _read(kept), [f"{digest} {engine} {threads}" for _, _, _, digest in cards]
 
     def measure(number: int) -> None:
         path = models[number]
@@ -100,8 +102,8 @@ def measure_probes(
 
     missing = [number for number, key in enumerate(keys) if key not in done]
     _each(_each(missing, measure, patient=True), measure, patient=False)
-    measured = [(student, done[key]) for (student, _, _), key in zip(cards, keys, strict=True)]
-    return fit_latency(measured, sites.pop())
+    measured = [(student, done[key]) for (student, _, _, _), key in zip(cards, keys, strict=True)]
+    return fit_latency(measured, sites[0])
 
 
 def measured_profile(name: str, machine: Machine, model: LatencyModel) -> DeviceProfile:
@@ -152,10 +154,11 @@ def _each(numbers: Sequence[int], measure: Callable[[int], None], *, patient: bo
     return unsteady
 
 
-def _card(path: Path) -> tuple[StudentSpec, SiteSpec, str]:
-    """Student, site and sha256 of a file. The session goes at once: a small device has no room for ten."""
+def _card(path: Path) -> tuple[StudentSpec, SiteSpec, tuple[int, int], str]:
+    """Student, site, size and sha256 of a file. The session goes at once: a small device has no room for ten."""
     session = load(path, threads=1)
-    return session.card.student, SiteSpec(session.card.channels, session.classes), session.sha256
+    card = session.card
+    return card.student, SiteSpec(card.channels, session.classes), card.image_size, session.sha256
 
 
 def _read(kept: Path) -> dict[str, Measurement]:

@@ -19,11 +19,11 @@ SITE, SIZE = SiteSpec(1, 4), (32, 32)
 OPTIONS = StudentSpec(stem_stride=2)
 
 
-def write_files(folder: Path, count: int, channels: int = 1) -> list[Path]:
+def write_files(folder: Path, count: int, options: StudentSpec = OPTIONS) -> list[Path]:
     folder.mkdir(exist_ok=True)
     paths = []
-    for number, student in enumerate(probes(OPTIONS)[:count]):
-        card = {"omnifed": "0.1.0", "student": student.model_dump(), "modality": "other", "channels": channels}
+    for number, student in enumerate(probes(options)[:count]):
+        card = {"omnifed": "0.1.0", "student": student.model_dump(), "modality": "other", "channels": 1}
         card |= {"labels": {i: f"label {i}" for i in range(4)}, "image_size": SIZE}
         card |= {"normalisation": {"kind": "minmax"}}
         path = folder / f"{number:02d}.onnx"

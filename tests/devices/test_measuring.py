@@ -65,9 +65,12 @@ def test_all_kept_is_fitted_without_measuring(tmp_path: Path) -> None:
 
 
 def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
-    with pytest.raises(OmniFedError, match="4 ONNX files") as caught:
-        measure_probes(write_files(tmp_path / "few", 4), engine="ort", threads=1, kept=tmp_path / "k")
-    assert caught.value.code == "OF712"
+    few = write_files(tmp_path / "few", 4)
+    mixed = write_files(tmp_path / "stem2", 5) + write_files(tmp_path / "stem1", 1, StudentSpec(stem_stride=1))
+    for paths, seen in ((few, "4 ONNX files of 1 kinds"), (mixed, "6 ONNX files of 2 kinds")):
+        with pytest.raises(OmniFedError, match=seen) as caught:
+            measure_probes(paths, engine="ort", threads=1, kept=tmp_path / "k")
+        assert caught.value.code == "OF712"
 
 
 def test_a_probe_is_a_real_export_and_is_made_once(tmp_path: Path) -> None:
