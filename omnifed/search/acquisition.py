@@ -21,6 +21,8 @@ from omnifed.search.trials import Observation
 
 DRAWS = 64
 """Of the posterior, in the expected improvement."""
+RESTARTS = 4
+"""Climbs from the best of points drawn over the box and of the best ones tried, slightly moved."""
 BOX = torch.tensor([[0.0] * len(TERMS), [1.0] * len(TERMS)], dtype=torch.float64)
 
 
@@ -102,7 +104,7 @@ def best_weights(
     def climb(left_out: tuple[int, ...]) -> Tensor:
         starts = tried.clone()
         starts[:, list(left_out)] = 0.0
-        starts = starts[worth(starts).argsort(descending=True, stable=True)[:4]]
+        starts = starts[worth(starts).argsort(descending=True, stable=True)[:RESTARTS]]
         return torch.cat([starts, _climb(mean, starts, left_out)])
 
     left_out: tuple[int, ...] = ()
@@ -139,7 +141,6 @@ def propose(
     *,
     gamma: float = 0.0,
     times: StepTimes | None = None,
-    restarts: int = 4,
 ) -> list[list[float]]:
     """Weights to try at ``site`` by the logarithm of noisy expected improvement (Ament et al., NeurIPS 2023).
 
@@ -152,7 +153,6 @@ def propose(
         pending: (p, 6) points on their way.
         gamma: Dice that a second of step is worth.
         times: of a step; with ``gamma`` > 0, weights with one term left out are weighed as well.
-        restarts: climbs.
 
     Returns:
         Weights in the order of :data:`TERMS`, the most promising first.
@@ -174,8 +174,8 @@ def propose(
             improvement,
             torch.cat([BOX, torch.tensor([[0.0], [len(model.sites)]], dtype=torch.float64)], -1),
             q=1,
-            num_restarts=restarts,
-            raw_samples=32 * restarts,
+            num_restarts=RESTARTS,
+            raw_samples=32 * RESTARTS,
             fixed_features={len(TERMS): task, **dict.fromkeys(left_out, 0.0)},
             return_best_only=False,
             options={"maxiter": 50, "sample_around_best": True},

@@ -116,6 +116,15 @@ def test_a_lost_trial_is_asked_again_and_a_point_that_failed_is_not() -> None:
     assert search().ask(history, ["ct"])[0].why == "random"
 
 
+def test_a_point_that_is_asked_once_more_is_a_repeat_with_its_own_id() -> None:
+    searcher = search(["a"])
+    history = History(told=(seen("a", MEAN),), pending=(trial("b", MEAN),))
+    first = searcher._trial(History(), (), "a", LAMBDA["universal"], "model")
+    again = searcher._trial(history, history.pending, "a", LAMBDA["universal"], "model")
+    assert (first.repeat, again.repeat) == (0, 1)
+    assert first.id != again.id
+
+
 def test_goes_to_where_the_scores_are_better() -> None:
     surrogate, searcher = WeightSurrogate(shifted=True), search(SITES[:2])
     history = scattered(surrogate, SITES[:2], 12)
