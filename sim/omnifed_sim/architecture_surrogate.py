@@ -1,7 +1,7 @@
 """A made family of six sites whose Dice over networks is known: what an architecture search is held against.
 
-Nothing is trained. With p the logarithm of the parameters and r that of depth over width, both 0 for the smallest square
-network and p = 1 for the largest, a network trained for ``steps`` scores at site i
+Nothing is trained. With p the logarithm of the parameters and r that of depth over width, both 0 for the smallest
+network and p = 1, r = 0 for the largest, a network trained for ``steps`` scores at site i
 
     Dice_i = D_i + s_i (A (1 - exp(-p / S)) - R (r - r0 - t_i)^2) - u (L + B p) + noise
 
@@ -9,8 +9,8 @@ in Dice points (100 = 1.0): it saturates in the parameters, wants depth and widt
 square, t_i differs by site), D_i is the site's difficulty, and brief training (u = 1 at ``brief`` steps, 0 at ``long``,
 linear in log steps) costs all networks L and large ones B more: they learn slower.
 
-The constants were fixed before any searcher was tried on them, so that networks drawn at random dominate about as much of
-the enumerated optimum as an earlier family of this kind showed: here 0.90 / 0.96 at 40 / 120 evaluations (distinct
+The constants were fixed before any searcher was tried on them, so that networks drawn at random dominate about as much
+of the enumerated optimum as an earlier family of this kind showed: here 0.90 / 0.96 at 40 / 120 evaluations (distinct
 networks, each with its true Dice, over the logarithm of latency), there 0.90 / 0.94.
 """
 
@@ -24,7 +24,7 @@ from functools import cache
 import numpy as np
 
 from omnifed.models.base import SiteSpec
-from omnifed.models.scaling import architecture_key, blocks, channels, costs
+from omnifed.models.scaling import blocks, channels, costs
 from omnifed.models.spec import StudentSpec
 from omnifed.search.trials import Observation, Trial
 
