@@ -1,0 +1,247 @@
+"""What an architecture search ends with, from its history."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from omnifed.models.scaling import architecture_key
+from omnifed.models.spec import PRESETS
+from omnifed.search.agreement import agreement
+from omnifed.search.budgets import Device
+from omnifed.search.dice_model import POINTS, DiceModel, errors
+from omnifed.search.front import front
+from omnifed.search.results import (
+    Agreement,
+    ArchitectureResult,
+    DeviceResult,
+    Difference,
+    FrontMember,
+    NetworkResult,
+    SiteEffect,
+    Step,
+    VariantCheck,
+)
+from omnifed.search.trials import History, Observation
+
+if TYPE_CHECKING:
+    from omnifed.search.architecture import ArchitectureSearch
+
+Z = 1.96
+"""Standard deviations to either side of a 95 % interval."""
+EQUAL_POINTS, EQUAL_SD = 0.1, 0.1
+"""Networks within either of the best, in Dice points or in standard deviations of the difference, are as good."""
+
+
+def architecture_result(
+    search: ArchitectureSearch, history: History, *, stopped: str, cost: float, image_size: tuple[int, int]
+) -> ArchitectureResult:
+    """Chooses by the posterior, not by the best observed score, which is the luckiest.
+
+    Args:
+        search: with its devices and settings.
+        history: all that was asked and told.
+        stopped: why it ended.
+        cost: relative to training the balanced student once.
+        image_size: at which costs and latencies hold.
+
+    Raises:
+        OmniFedError: OF742 for an observation that is not finite, OF743 if nothing was told.
+    """
+    found = _Found(search, history)
+    devices = tuple(found.device(device) for device in search.devices)
+    shown = {member.key for device in devices for member in device.front} | set(found.trials)
+    return ArchitectureResult(
+        method=search.spec.method,
+        stopped=stopped,
+        trials=len(history.told),
+        failed=len(history.failed),
+        seconds=sum(seen.seconds for seen in history.told),
+        cost=cost,
+        image_size=image_size,
+        networks=tuple(found.network(at) for at, key in enumerate(search.space.keys) if key in shown),
+        devices=devices,
+        sites=tuple(found.site(site) for site in found.model.sites),
+        agreement=found.agreement(),
+        history=found.steps(),
+    )
+
+
+class _Found:
+    """The model, asked for what the result says."""
+
+    def __init__(self, search: ArchitectureSearch, history: History) -> None:
+        self.search, self.space, self.history = search, search.space, history
+        self.model: DiceModel = search.model(history.told)
+        self.mean, self.covariance = self.model.posterior()
+        self.trials = Counter(seen.trial.key for seen in history.told)
+        self.longest: dict[str, int] = {}
+        for seen in history.told:
+            self.longest[seen.trial.key] = max(self.longest.get(seen.trial.key, 0), seen.trial.steps)
+
+    def difference(self, a: int, b: int) -> Difference:
+        """Dice points of network ``a`` over ``b``."""
+        points, far = float(self.mean[a] - self.mean[b]), Z * self._sd(a, b)
+        return Difference(points=points, low=points - far, high=points + far)
+
+    def _sd(self, a: int, b: int) -> float:
+        c = self.covariance
+        return float(np.sqrt(max(0.0, c[a, a] + c[b, b] - 2 * c[a, b])))
+
+    def network(self, at: int) -> NetworkResult:
+        network = self.space.networks[at]
+        return NetworkResult(
+            key=network.key,
+            student=network.student,
+            params=network.params,
+            macs=network.macs,
+            dice=float(self.mean[at]) / POINTS,
+            sd=float(np.sqrt(max(0.0, self.covariance[at, at]))) / POINTS,
+            trials=self.trials[network.key],
+            steps=self.longest.get(network.key, 0),
+        )
+
+    def device(self, device: Device) -> DeviceResult:
+        within = np.flatnonzero(device.fits)
+        best = within[front(self.mean[within], device.latency[within])].tolist()
+        chosen, reason = self._choice(device, within, best)
+        target = device.target
+        return DeviceResult(
+            name=target.name,
+            profile=target.source,
+            evidence=device.evidence,
+            latency_ms=target.latency_ms,
+            memory_mib=target.memory_mib,
+            sites=target.sites,
+            front=tuple(self._member(device, at) for at in best),
+            chosen=self.space.keys[chosen],
+            reason=reason,
+            variants=tuple(self._variants(device, best)),
+        )
+
+    def _choice(self, device: Device, within: np.ndarray, members: Sequence[int]) -> tuple[int, str]:
+        """Which member of the front, and why."""
+        fastest, best = members[0], members[-1]
+        limit = f"{len(within)} networks within {device.target.latency_ms:g} ms"
+        limit += f" and {device.target.memory_mib:g} MiB" if device.target.memory_mib else ""
+        apart = any(self.difference(best, at).told_apart for at in within)
+        if not apart:
+            return fastest, f"The trials tell no two of the {limit} apart: the fastest is taken."
+        chosen = next(at for at in members if self._as_good(at, best))
+        dice = (
+            f"expected Dice {self.mean[chosen] / POINTS:.3f} ± {np.sqrt(self.covariance[chosen, chosen]) / POINTS:.3f}"
+        )
+        reason = f"The highest {dice} of the {limit}."
+        if chosen != best:
+            reason = f"The fastest of those as good as the best (within 0.1 points or 0.1 sd), {dice}, of the {limit}."
+        if chosen != fastest and not (gap := self.difference(chosen, fastest)).told_apart:
+            reason += (
+                f" The fastest is not told apart from it (95 % interval {gap.low:+.1f} to {gap.high:+.1f} points)."
+            )
+        return chosen, reason
+
+    def _as_good(self, at: int, best: int) -> bool:
+        lost = self.mean[best] - self.mean[at]
+        return bool(lost <= max(EQUAL_POINTS, EQUAL_SD * self._sd(best, at)))
+
+    def _member(self, device: Device, at: int) -> FrontMember:
+        cost, network, spec = device.estimates[at], self.space.networks[at], self.search.spec
+        fitness = self.mean[at] / POINTS - spec.latency_weight * cost.p95_ms / 1e3
+        fitness -= spec.params_weight * network.params / 1e6 + spec.flops_weight * 2 * network.macs / 1e9
+        return FrontMember(
+            key=network.key, p50_ms=cost.p50_ms, p95_ms=cost.p95_ms, peak_mib=cost.peak_mib, fitness=float(fitness)
+        )
+
+    def _variants(self, device: Device, members: Sequence[int]) -> list[VariantCheck]:
+        """Those of the paper's variants that the space holds, with the anchor's options."""
+        options = self.space.networks[self.search.anchor].student
+        checks = []
+        for name, (alpha, beta) in PRESETS.items():
+            at = self.space.index.get(architecture_key(options.model_copy(update={"alpha": alpha, "beta": beta})))
+            if at is not None:
+                checks.append(self._variant(device, members, name, at))
+        return checks
+
+    def _variant(self, device: Device, members: Sequence[int], name: str, at: int) -> VariantCheck:
+        as_fast = [one for one in members if device.latency[one] <= device.latency[at]]
+        gap = self.difference(as_fast[-1], at) if as_fast else None
+        fits, cost = bool(device.fits[at]), device.estimates[at]
+        return VariantCheck(
+            name=name,
+            key=self.space.keys[at],
+            p95_ms=cost.p95_ms,
+            peak_mib=cost.peak_mib,
+            fits=fits,
+            better=self.space.keys[as_fast[-1]] if as_fast else "",
+            difference=gap,
+            verdict=_verdict(name, gap, on_front=at in members, fits=fits),
+        )
+
+    def site(self, site: str) -> SiteEffect:
+        trials = sum(seen.trial.site == site for seen in self.history.told)
+        failed = sum(trial.site == site for trial in self.history.failed)
+        effect = self.model.effect(self.search.anchor, site) / POINTS
+        return SiteEffect(site=site, effect=effect, trials=trials, failed=failed)
+
+    def steps(self) -> tuple[Step, ...]:
+        """Each observation; ``best`` is the highest posterior of an affordable network tried so far."""
+        steps, best = [], -np.inf
+        known = [seen for seen in self.history.told if seen.trial.key in self.space.index]
+        for number, seen in enumerate(known, 1):
+            at = self.space.index[seen.trial.key]
+            best = max(best, self.mean[at]) if self.search.usable[at] or best == -np.inf else best
+            steps.append(
+                Step(
+                    number=number,
+                    site=seen.trial.site,
+                    key=seen.trial.key,
+                    steps=seen.trial.steps,
+                    why=seen.trial.why,
+                    dice=seen.dice,
+                    corrected=self._corrected(seen) / POINTS,
+                    best=float(best) / POINTS,
+                )
+            )
+        return tuple(steps)
+
+    def _corrected(self, seen: Observation) -> float:
+        """Points less what the anchor gains or loses at that site and by that many steps."""
+        return POINTS * seen.dice - self.model.effect(self.search.anchor, seen.trial.site, seen.trial.steps)
+
+    def agreement(self) -> Agreement | None:
+        """Between the briefest trials and trainings in full, or, without any, the longest trials."""
+        told = [seen for seen in self.history.told if seen.trial.key in self.space.index]
+        full = any(seen.trial.why == "full" for seen in told)
+        brief = [s for s in told if s.trial.why != "full" and s.trial.steps == self.search.rungs[0]]
+        most = max((s.trial.steps for s in told if s.trial.why != "full"), default=0)
+        long = [s for s in told if (s.trial.why == "full" if full else s.trial.steps == most)]
+        if not brief or not long or (not full and most == self.search.rungs[0]):
+            return None
+        scores = self._means(brief), self._means(long)
+        keys = sorted(set(scores[0]) & set(scores[1]))
+        a, b = (np.array([score[key] for key in keys]) for score in scores)
+        steps = self.search.rungs[0], long[0].trial.steps
+        return agreement(a, b, steps=steps, full=full, seed=self.search.spec.seed)
+
+    def _means(self, told: Sequence[Observation]) -> dict[str, float]:
+        """Corrected points by network, weighted by 1 / se^2."""
+        weights = dict(zip((seen.trial.id for seen in told), errors(told), strict=True))
+        found: dict[str, list[tuple[float, float]]] = {}
+        for seen in told:
+            found.setdefault(seen.trial.key, []).append((self._corrected(seen), weights[seen.trial.id] ** -2))
+        return {key: sum(v * w for v, w in pairs) / sum(w for _, w in pairs) for key, pairs in found.items()}
+
+
+def _verdict(name: str, gap: Difference | None, *, on_front: bool, fits: bool) -> str:
+    over = "" if fits else " It is over the budget."
+    if on_front:
+        return f"{name} lies on the front."
+    if gap is None:
+        return f"No network within the budgets is as fast as {name}.{over}"
+    if not gap.told_apart:
+        return f"The front's member of at most its latency is not told apart from {name}.{over}"
+    word = "better" if gap.points > 0 else "worse"
+    return f"The front's member of at most its latency is {abs(gap.points):.1f} points {word} than {name}.{over}"
