@@ -87,14 +87,20 @@ class SearchStage:
 
     def count(self, study: Study, site: str) -> int:
         """Trials that count against a budget in trials: of all sites."""
-        history = study.history
-        return len(history.told) + len(history.pending) + len(history.failed)
+        return len(counted(study))
 
     def finish(self, name: str, result: ArchitectureResult | WeightResult, chosen: dict[str, str]) -> None:
         """Writes ``NAME.json`` and tells what was found."""
         write_atomic(self.folder / f"{name}.json", result.model_dump_json(indent=1).encode())
         figures = {"trials": result.trials, "failed": result.failed, "seconds": result.seconds}
         self.stages.on_event("search", {"stage": self.stage, **figures, "chosen": chosen})
+
+
+def counted(study: Study) -> list[Trial]:
+    """Trials that a budget counts: all that were not given up, but those in full."""
+    history = study.history
+    trials = [*(seen.trial for seen in history.told), *history.pending, *history.failed]
+    return [trial for trial in trials if trial.why != "full"]
 
 
 def read_result(path: Path, kind: Any) -> Any:

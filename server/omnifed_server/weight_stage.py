@@ -12,7 +12,7 @@ from omnifed.search.trials import Trial, weights_key
 from omnifed.search.weights import WeightSearch
 from omnifed.states import State
 from omnifed_server.plan import SEARCH_WEIGHTS, distill_spec
-from omnifed_server.search_stage import SearchStage, read_result
+from omnifed_server.search_stage import SearchStage, counted, read_result
 from omnifed_server.stages import Stages
 
 
@@ -63,9 +63,7 @@ class WeightSearchStage(SearchStage):
 
     def count(self, study: Study, site: str) -> int:
         """Trials that count against a budget in trials: this site's."""
-        history = study.history
-        asked = [*(seen.trial for seen in history.told), *history.pending, *history.failed]
-        return sum(trial.site == site for trial in asked)
+        return sum(trial.site == site for trial in counted(study))
 
     def _latency(self) -> float | None:
         """Of the student on the first target, where an architecture search has told: the seed's term of F."""
