@@ -153,6 +153,10 @@ def main() -> None:
     print(f"{'optima, evaluations':24}" + "".join(f"{arm:>18}" for arm in options.arms.split(",")))
     for name, row in results.items():
         print(f"{name:24}" + "".join(f"{np.mean(v):10.2f} ± {np.std(v):5.2f}" for v in row.values()))
+    for name, row in results.items():
+        if name.endswith(", 12") and {"random", "ours"} <= set(row):
+            regret, ratio = np.mean(row["ours"]), np.mean(row["random"]) / np.mean(row["ours"])
+            print(f"{name}: ours {regret:.2f} (target {REGRET}), random {ratio:.1f} x as much (target {RATIO:.0f})")
     for name, seeds in joined.items():
         text = ", ".join(f"{np.mean([one[mark] for one in seeds]):.2f} after {mark}" for mark in (10, 16))
         print(f"joins late, {name:12}{text}")
