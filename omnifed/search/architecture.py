@@ -24,7 +24,7 @@ from omnifed.search.trials import History, Observation, Trial, Why, make_trial
 
 START = 5
 """Networks beside the anchor, spread over depth and width, before the model is asked."""
-FIRST = 10
+FIRST = 6
 """Networks drawn at random before NSGA-II breeds."""
 
 
@@ -34,9 +34,9 @@ class ArchitectureSearch:
     Each site starts with the anchor, the network of alpha = beta = 1, so that sites can be compared. Then a network
     goes to the next rung as soon as ``eta`` times as many have been scored on its own (asynchronous successive halving,
     Li et al., MLSys 2020), the best on the front first; else a new one is tried. By the method ``surrogate`` that is
-    what NSGA-II finds on a draw of the Gaussian process of Dice with exact costs (Thompson sampling; Bradford et al., J.
-    Global Optimization 2018), by ``nsga2`` a child of the networks tried, by ``random`` any. Networks that no target can
-    afford are never tried, but the anchor.
+    what NSGA-II finds on a draw of the Gaussian process of Dice with exact costs (Thompson sampling; Bradford et al.,
+    J. Global Optimization 2018), by ``nsga2`` a child of the networks tried, by ``random`` any. Networks that no target
+    can afford are never tried, but the anchor.
 
     Args:
         study: name of the study; part of the trials' ids.
@@ -167,7 +167,7 @@ class _Question:
                 at = self._promoted(rung)
                 if at is not None:
                     return [self.search.trial(at, self.site, self.rungs[rung + 1], "promoted")]
-        unseen = [at for at in np.flatnonzero(self.search.usable) if at not in self.asked.seen]
+        unseen = [at for at in np.flatnonzero(self.search.usable).tolist() if at not in self.asked.seen]
         new = np.array([at for at in unseen if not self.asked.failed(at, self.site)], dtype=int)
         found = self._new(new) if len(new) else self._again()
         return [self.search.trial(found[0], self.site, self.rungs[0], found[1])] if found else []
@@ -178,9 +178,13 @@ class _Question:
         up = self.asked.asked[rung + 1]
         if len(up) >= len(scored) // self.search.spec.eta:
             return None
+        scores = self.known.scores
+        if self.search.spec.method == "surrogate":
+            # By a draw: brief trials favour small networks, and the mean cannot learn by how much without long ones.
+            scores = self.known.model.draw(self.rng)
         for device in self.devices:
             here = scored[device.fits[scored]]
-            best = here[front(self.known.scores[here], device.latency[here])]
+            best = here[front(scores[here], device.latency[here])]
             for at in reversed(best):
                 if at not in up and not self.asked.failed(int(at), self.site):
                     return int(at)

@@ -38,7 +38,7 @@ class Device:
         self.latency = np.log(p95)
         pairs = [(p95, target.latency_ms), (peak, target.memory_mib)]
         self.over = np.stack([figures / most - 1 for figures, most in pairs if most], 1)
-        self.fits = (self.over <= 0).all(1)
+        self.fits: np.ndarray = np.all(self.over <= 0, axis=1)
         kinds = {one.evidence for one in self.estimates}
         self.evidence: Evidence = kinds.pop() if len(kinds) == 1 else "modelled"
         if not self.fits.any():

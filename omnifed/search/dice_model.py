@@ -76,10 +76,10 @@ class DiceModel:
         cov = (a + d [i = j]) k(z, z') + c [i = j] + u u' (e + f k(z, z') + q [i = j])
 
     so the offsets o of the sites, and what brief training takes from all, from networks of one size and at one site,
-    are within the process: raw scores of different sites or fidelities are never averaged. The noise is se^2 as reported
-    plus a rest that is learned. Standard errors are of the paired difference from the site's anchor; the anchor's own,
-    which is not, is taken as the others' median, since the cases' difficulty is the site's offset. Hyperparameters
-    maximise the posterior density in float64 from one start.
+    are within the process: raw scores of different sites or fidelities are never averaged. The noise is se^2 as
+    reported plus a rest that is learned. Standard errors are of the paired difference from the site's anchor; the
+    anchor's own, which is not, is taken as the others' median, since the cases' difficulty is the site's offset.
+    Hyperparameters maximise the posterior density in float64 from one start.
 
     Args:
         told: observations, at least one.

@@ -28,7 +28,7 @@ def spread(search: ArchitectureSearch, model: DiceModel, told: Sequence[Observat
         here = tried[device.fits[tried]]
         fronts += here[front(mean[here], device.latency[here])].tolist()
     members = sorted(set(fronts), key=lambda at: (search.devices[0].latency[at], at))
-    picks = np.linspace(0, len(members) - 1, n).round().astype(int) if members else []
+    picks = np.linspace(0, len(members) - 1, n if members else 0).round().astype(int).tolist()
     chosen = [members[i] for i in dict.fromkeys(picks)]
     rest = [int(at) for at in tried if at not in chosen]
     while len(chosen) < n and rest:
