@@ -35,9 +35,9 @@ def _students(result: ArchitectureResult) -> Table:
     counts = f"{result.trials} trials, {result.failed} failed, cost {result.cost:.2f} x the balanced student's training"
     table = _table(f"Students ({counts})", " ".join(agreement_words(result.agreement)))
     table.add_column("devices", overflow="fold")
-    table.add_column("student", overflow="fold", min_width=21)
+    table.add_column("student", overflow="fold", min_width=12)
     for name in ("Dice", "p95 in ms", "MiB"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     for device in result.devices:
         table.add_row(*map(Text, _student(result, device)))
     return table

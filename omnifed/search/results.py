@@ -97,6 +97,7 @@ class DeviceResult(Frozen):
         chosen: key of the chosen student.
         reason: why, in one or two sentences.
         variants: the paper's three.
+        p95_ms: of every network that was tried, by architecture key.
     """
 
     name: str
@@ -109,6 +110,7 @@ class DeviceResult(Frozen):
     chosen: str
     reason: str
     variants: tuple[VariantCheck, ...]
+    p95_ms: dict[str, float] = {}
 
 
 class SiteEffect(Frozen):

@@ -20,9 +20,10 @@ from omnifed.evaluation.search_words import (
     told_apart_words,
     where,
 )
-from omnifed.search.results import ArchitectureResult, DeviceResult, WeightResult
+from omnifed.search.results import ArchitectureResult, DeviceResult, FrontMember, NetworkResult, WeightResult
 from omnifed.search.spec import MEASURED
 
+_ROWS = 12
 HIGHEST = 3.0
 """Upper bound of each lambda in the search; the darkest of the table."""
 
@@ -67,7 +68,8 @@ def _architecture(result: ArchitectureResult) -> dict[str, Any]:
 
 def _device(result: ArchitectureResult, device: DeviceResult) -> dict[str, Any]:
     names, networks = names_of(result), {network.key: network for network in result.networks}
-    rows = [(m, networks[m.key], names(m.key)) for m in device.front if m.key in networks]
+    members = [m for m in device.front if m.key in networks]
+    rows = [(m, networks[m.key], names(m.key)) for m in _spread(members, networks, device.chosen)]
     return {
         "device": device,
         "title": where(device),
@@ -76,9 +78,18 @@ def _device(result: ArchitectureResult, device: DeviceResult) -> dict[str, Any]:
         "evidence": EVIDENCE[device.evidence],
         "measured": device.profile == MEASURED,
         "front": rows,
+        "all": len(members),
         "untried": sum(not network.trials for _, network, _ in rows),
         "variants": [(v, names(v.key), names(v.better) if v.better else "") for v in device.variants],
     }
+
+
+def _spread(members: list[FrontMember], networks: dict[str, NetworkResult], chosen: str) -> list[FrontMember]:
+    """The chosen one, those that were tried, and others spread over the front: a page shows a dozen, not fifty."""
+    kept = {i for i, m in enumerate(members) if m.key == chosen or networks[m.key].trials}
+    places = max(2, _ROWS - len(kept))
+    kept |= {round(i * (len(members) - 1) / (places - 1)) for i in range(places)} if members else set()
+    return [m for i, m in enumerate(members) if i in kept]
 
 
 def _weights(result: WeightResult) -> dict[str, Any]:

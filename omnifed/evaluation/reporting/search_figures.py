@@ -72,7 +72,8 @@ def write_pareto(result: ArchitectureResult, path: Path) -> None:
 
 def latencies(device: DeviceResult) -> dict[str, float]:
     """p95 latency in ms by architecture key, as far as the result holds it."""
-    return {**{v.key: v.p95_ms for v in device.variants}, **{m.key: m.p95_ms for m in device.front}}
+    shown = {v.key: v.p95_ms for v in device.variants} | {m.key: m.p95_ms for m in device.front}
+    return {**device.p95_ms, **shown}
 
 
 def variant_dice(result: ArchitectureResult, device: DeviceResult, name: str) -> float | None:
