@@ -38,6 +38,10 @@ bench: env
 	$(BIN)/python benchmarks/wire.py
 	$(BIN)/python benchmarks/distill_cost.py
 	$(BIN)/python benchmarks/phantom_difficulty.py
+	$(BIN)/python benchmarks/latency_model.py
+	$(BIN)/python benchmarks/architecture_search.py
+	$(BIN)/python benchmarks/weight_search.py
+	$(BIN)/python benchmarks/search_real.py --image-size 64 --full 6
 	$(BIN)/python benchmarks/arms.py --preset hospitals --hold-out west --out runs/bench-hospitals
 
 clean:
