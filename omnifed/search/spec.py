@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from omnifed.config import Frozen
+from omnifed.devices.profile import load_profile
 
 MEASURED = "measured"
 """A target's profile that stands for the devices of its own sites, measured there."""
@@ -163,3 +164,14 @@ def resolve(targets: tuple[Target, ...], sites: tuple[str, ...]) -> tuple[Target
             target, rest = target.model_copy(update={"sites": rest}), ()
         resolved.append(target)
     return tuple(resolved)
+
+
+def check_devices(spec: ArchitectureSpec) -> None:
+    """Sees that every target's device is known before a campaign begins, not hours later.
+
+    Raises:
+        OmniFedError: OF710 for an unknown device, OF101 or OF102 for a file that is no profile.
+    """
+    for target in spec.targets:
+        if target.source != MEASURED:
+            load_profile(target.source)

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from omnifed.config import Frozen, load_toml, parse
 from omnifed.errors import OmniFedError
 from omnifed.models.spec import StudentSpec
-from omnifed.search.spec import ArchitectureSpec, WeightSpec, nested
+from omnifed.search.spec import ArchitectureSpec, WeightSpec, check_devices, nested
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
 from omnifed_server.arm import quorum_size
@@ -187,12 +187,15 @@ def load_federation(path: Path, **options: Any) -> FederationConfig:
         options: settings that win over the file's.
 
     Raises:
-        OmniFedError: OF101 if the file cannot be read, OF102 with the path of each wrong key, OF146 for plain HTTP
+        OmniFedError: OF101 if the file cannot be read, OF102 with the path of each wrong key, OF710 for an unknown
+            device of a search, OF146 for plain HTTP
             beyond this machine, OF147 for TLS without certificates, OF301 for an unknown student.
     """
     config = load_toml(FederationConfig, path)
     if options:
         config = parse(FederationConfig, {**config.model_dump(), **options}, "the options")
+    if "search-architecture" in config.stages:
+        check_devices(config.architecture)
     if config.insecure and config.host not in ("127.0.0.1", "localhost", "::1"):
         raise OmniFedError(
             "OF146",

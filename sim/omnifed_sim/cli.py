@@ -113,12 +113,14 @@ def settings(file: Path | None, given: dict[str, Any]) -> Any:
     """The configuration from a TOML file and the options that were given; options win.
 
     Raises:
-        OmniFedError: OF101 or OF102 for a bad file or value, OF301 for an unknown student.
+        OmniFedError: OF101 or OF102 for a bad file or value, OF301 for an unknown student, OF710 for an unknown
+            device.
     """
     import tomllib
 
     from omnifed.config import load_toml, parse
     from omnifed.models.spec import StudentSpec
+    from omnifed.search.spec import check_devices
     from omnifed_sim.config import SimConfig
 
     values: dict[str, Any] = {}
@@ -139,7 +141,10 @@ def settings(file: Path | None, given: dict[str, Any]) -> Any:
             given[name] = {**values.get(name, {}), **given[name]}
     if "deadline" in given:
         given["deadline_s"] = given.pop("deadline")
-    return parse(SimConfig, {**values, **given}, "the options")
+    config = parse(SimConfig, {**values, **given}, "the options")
+    if "architecture" in config.search:
+        check_devices(config.architecture)
+    return config
 
 
 @app.command("pretrain-teacher")
