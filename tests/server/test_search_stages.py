@@ -177,6 +177,25 @@ def test_a_wrong_setting_is_named(tmp_path: Path, changes: dict[str, Any], words
     assert caught.value.code == "OF102"
 
 
+def test_an_unknown_device_is_refused_before_the_campaign_begins(tmp_path: Path) -> None:
+    file = tmp_path / "FED.toml"
+    file.write_text('name = "x"\nsites = ["north"]\ninsecure = true\n')
+    search = {"targets": [{"name": "toaster", "latency_ms": 1}]}
+    with pytest.raises(OmniFedError, match="raspberry-pi-4") as caught:
+        load_federation(file, stages=["prepare", "search-architecture"], architecture=search)
+    assert caught.value.code == "OF710"
+    load_federation(file, architecture=search)  # a search that is not asked for is not looked at
+
+
+def test_a_budget_that_no_network_meets_is_said_with_the_figure(tmp_path: Path) -> None:
+    search = {"targets": [{"name": "raspberry-pi-4", "latency_ms": 0.1}]}
+    with pytest.raises(OmniFedError, match="the fastest network, omnisegnet/") as caught:
+        World(tmp_path).start(
+            searching(stages=("prepare", "search-architecture"), architecture=search, arms=("fedbn",))
+        )
+    assert caught.value.code == "OF740"
+
+
 def test_a_campaign_without_a_search_loads_none_of_its_libraries(tmp_path: Path) -> None:
     import subprocess
     import sys
