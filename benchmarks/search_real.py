@@ -47,7 +47,13 @@ def main() -> None:
     known = parser.parse_args()
     known.out.mkdir(parents=True, exist_ok=True)
     found, minutes = search(known)
-    about = {"machine": platform.platform(), "trials": found.trials, "cost": found.cost, "minutes": minutes}
+    about = {
+        "machine": platform.platform(),
+        "trials": found.trials,
+        "cost": found.cost,
+        "full_cost": found.full_cost,
+        "minutes": minutes,
+    }
     tau = found.agreement.model_dump() if found.agreement else None
     report = {**about, "tau": tau, "rows": rows(known, found)}
     if known.json:
@@ -132,7 +138,7 @@ def rows(known: argparse.Namespace, found: ArchitectureResult) -> list[dict[str,
 
 def say(found: ArchitectureResult, report: dict[str, Any]) -> None:
     print(f"{report['machine']}, one thread: {report['trials']} trials, {report['minutes']:.1f} min,", end=" ")
-    print(f"{report['cost']:.2f} x training balanced once")
+    print(f"{report['cost']:.2f} x training balanced once, and {report['full_cost']:.2f} x for the check in full")
     if report["tau"]:
         print(f"Kendall's tau, brief against long: {report['tau']}")
     networks = {network.key: network for network in found.networks}

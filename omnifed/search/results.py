@@ -163,7 +163,9 @@ class ArchitectureResult(Frozen):
         stopped: why it ended (budget, space exhausted, ...).
         trials: observations; ``failed``: trials that sites could not do.
         seconds: work at the sites, all trials.
-        cost: work of the search relative to training the balanced student once in this federation (steps x MACs).
+        cost: work of the search relative to training the balanced student once in this federation (steps x MACs),
+            without the trainings in full.
+        full_cost: of the trainings in full, which check it.
         image_size: at which costs and latencies hold.
         networks: all that were tried, and all on a front.
         devices: one a target.
@@ -179,6 +181,7 @@ class ArchitectureResult(Frozen):
     failed: int
     seconds: float
     cost: float
+    full_cost: float = 0.0
     image_size: tuple[int, int]
     networks: tuple[NetworkResult, ...]
     devices: tuple[DeviceResult, ...]

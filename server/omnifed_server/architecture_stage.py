@@ -66,9 +66,10 @@ class ArchitectureSearchStage(SearchStage):
             result = searcher.result(
                 study.history,
                 stopped=f"the budget of {self.spec.budget} is spent" if spent else "nothing was left to try",
-                cost=self._cost(study, site, size, shared is not None),
+                cost=self._cost(study, site, size, full=False, shared=shared is not None),
                 image_size=size,
             )
+            result = result.model_copy(update={"full_cost": self._cost(study, site, size, full=True)})
         from omnifed.evaluation.reporting.search_figures import write_pareto
 
         self.finish("architecture", result, {device.name: device.chosen for device in result.devices})
@@ -95,12 +96,12 @@ class ArchitectureSearchStage(SearchStage):
     def _shared_train(self) -> Any:
         return self.plan.train.model_copy(update={"steps": self.spec.steps * self.spec.eta, "total_steps": 0})
 
-    def _cost(self, study: Study, site: SiteSpec, size: tuple[int, int], shared: bool) -> float:
-        """Steps x MACs of all trials over those of training the balanced student once, at all sites."""
+    def _cost(self, study: Study, site: SiteSpec, size: tuple[int, int], *, full: bool, shared: bool = False) -> float:
+        """Steps x MACs of the brief trials, or of those in full, over training the balanced student once everywhere."""
         alpha, beta = PRESETS["balanced"]
         balanced = self.plan.student.model_copy(update={"alpha": alpha, "beta": beta})
-        macs = {seen.trial.key: costs(seen.trial.student, site, size).macs for seen in study.history.told}
-        work = float(sum(seen.trial.steps * macs[seen.trial.key] for seen in study.history.told))
+        trials = [seen.trial for seen in study.history.told if (seen.trial.why == "full") == full]
+        work = float(sum(trial.steps * costs(trial.student, site, size).macs for trial in trials))
         if shared:
             large = self.plan.student.model_copy(update={"alpha": self.spec.alpha[1], "beta": self.spec.beta[1]})
             work += len(self.sites) * self._shared_train().steps * costs(large, site, size).macs
