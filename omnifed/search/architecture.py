@@ -14,7 +14,7 @@ from omnifed.search.budgets import Device
 from omnifed.search.dice_model import DiceModel, check
 from omnifed.search.front import front, gains
 from omnifed.search.full import FullTrials, spread
-from omnifed.search.lambda_model import reproducible
+from omnifed.search.gp import reproducible
 from omnifed.search.operators import SpaceProblem, offspring, search_front
 from omnifed.search.recommend import architecture_result
 from omnifed.search.results import ArchitectureResult

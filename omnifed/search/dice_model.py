@@ -5,29 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
 from botorch.models import SingleTaskGP
 from botorch.optim.fit import fit_gpytorch_mll_scipy
 from botorch.posteriors import GPyTorchPosterior
-from gpytorch.constraints import GreaterThan
-from gpytorch.kernels import Kernel, RBFKernel, ScaleKernel
+from gpytorch.kernels import Kernel, RBFKernel
 from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
 from gpytorch.mlls import ExactMarginalLogLikelihood
-from gpytorch.priors import LogNormalPrior
 from gpytorch.utils.cholesky import psd_safe_cholesky
 from torch import Tensor
 
 from omnifed.errors import OmniFedError
+from omnifed.search.gp import LEAST_SE, prior, scaled
 from omnifed.search.space import Space
 from omnifed.search.trials import Observation
 
 POINTS = 100.0
 """The process speaks Dice points."""
-LEAST_SE = 0.1
-"""Dice points: a reported standard error of 0 (one case) says that it is unknown, not that there is none."""
 LENGTH = (1.0, 0.7)
 SHARED, OWN, OFFSET, REST = (3.0, 1.25), (0.5, 1.0), (7.0, 1.25), (0.7, 1.0)
 LEVEL, BIAS, SITE_BIAS = (10.0, 1.25), (1.0, 1.0), (1.0, 1.0)
@@ -152,29 +148,18 @@ class DiceModel:
         return torch.from_numpy(np.hstack(columns))
 
     def _build(self, y: Tensor, variance: Tensor) -> SingleTaskGP:
-        length = {f"lengthscale_{key}": value for key, value in _prior(*LENGTH).items()}
+        length = {f"lengthscale_{key}": value for key, value in prior(*LENGTH).items()}
         smooth = RBFKernel(ard_num_dims=len(FEATURES), active_dims=FEATURES, **length)
         site, brief = _Coupled(len(self.sites), self._members), _Briefness()
         parts = [(smooth, SHARED), (smooth * site, OWN), (site, OFFSET)]
         if self.steps[0] < self.steps[1]:
             parts += [(brief, LEVEL), (brief * smooth, BIAS), (brief * site, SITE_BIAS)]
-        first, *rest = [_scaled(kernel, *prior) for kernel, prior in parts]
+        first, *rest = [scaled(kernel, *prior) for kernel, prior in parts]
         for other in rest:
             first = first + other
-        noise = {f"noise_{key}": value for key, value in _prior(REST[0] ** 2, REST[1]).items()}
+        noise = {f"noise_{key}": value for key, value in prior(REST[0] ** 2, REST[1]).items()}
         likelihood = FixedNoiseGaussianLikelihood(variance[:, 0], learn_additional_noise=True, **noise)
         return SingleTaskGP(self.x, y, likelihood=likelihood, covar_module=first, outcome_transform=None).double()
-
-
-def _prior(mode: float, spread: float) -> dict[str, Any]:
-    """A log-normal prior with its mode there, and the constraint that starts there."""
-    prior = LogNormalPrior(math.log(mode) + spread**2, spread)
-    return {"prior": prior, "constraint": GreaterThan(1e-4, transform=None, initial_value=mode)}
-
-
-def _scaled(kernel: Kernel, sd: float, spread: float) -> Kernel:
-    """``kernel`` times a variance of about ``sd`` ** 2, in Dice points squared."""
-    return ScaleKernel(kernel, **{f"outputscale_{key}": value for key, value in _prior(sd**2, spread).items()})
 
 
 def errors(told: Sequence[Observation]) -> list[float]:

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
 import torch
 from botorch.models import SingleTaskGP
 from botorch.optim.fit import fit_gpytorch_mll_scipy
 from botorch.posteriors import GPyTorchPosterior
-from gpytorch.constraints import GreaterThan
-from gpytorch.kernels import Kernel, RBFKernel, ScaleKernel
+from gpytorch.kernels import Kernel, RBFKernel
 from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
 from gpytorch.mlls import ExactMarginalLogLikelihood
-from gpytorch.priors import LogNormalPrior
 from torch import Tensor
 
 from omnifed.distill.spec import TERMS, TermName
 from omnifed.errors import OmniFedError
+from omnifed.search.gp import LEAST_SE, prior, scaled
+from omnifed.search.gp import reproducible as reproducible
 from omnifed.search.trials import Observation
 
 HIGHEST = 3.0
 """The box of each weight is 0..3."""
 POINTS = 100.0
 """The process speaks Dice points."""
-LEAST_SE = 0.1
-"""Dice points: a reported standard error of 0 (one case) says that it is unknown, not that there is none."""
 LENGTH = (0.7, 0.7)
 SHARED, OWN, OFFSET, REST = (10.0, 1.25), (3.0, 1.25), (7.0, 1.25), (0.7, 1.0)
 """Mode, and spread of the logarithm of the length or variance, of the priors: length scales in units of the box;
@@ -36,19 +31,6 @@ standard deviations, in Dice points, of what all sites share, of a site's own, o
 what trials report."""
 STEPS = 200
 """Of L-BFGS on the hyperparameters, at most. To stop it early by a loose tolerance costs Dice."""
-
-
-@contextmanager
-def reproducible(seed: Sequence[int]) -> Iterator[None]:
-    """The same draws and the same sums whatever ran before and however many threads there are."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(np.random.SeedSequence(list(seed)).generate_state(1)[0]))
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
 
 
 def vector(weights: Mapping[TermName, float]) -> list[float]:
@@ -68,17 +50,6 @@ class _SameSite(Kernel):
         if diag:
             return (x1 == x2)[..., 0].to(x1)
         return (x1 == x2.transpose(-1, -2)).to(x1)
-
-
-def _prior(mode: float, spread: float) -> dict[str, Any]:
-    """A log-normal prior with its mode there, and the constraint that starts there."""
-    prior = LogNormalPrior(math.log(mode) + spread**2, spread)
-    return {"prior": prior, "constraint": GreaterThan(1e-4, transform=None, initial_value=mode)}
-
-
-def _scaled(kernel: Kernel, sd: float, spread: float) -> ScaleKernel:
-    """``kernel`` times a variance of about ``sd`` ** 2, in Dice points squared."""
-    return ScaleKernel(kernel, **{f"outputscale_{key}": value for key, value in _prior(sd**2, spread).items()})
 
 
 class LambdaModel:
@@ -151,14 +122,14 @@ class LambdaModel:
 
 def _build(x: Tensor, y: Tensor, variance: Tensor) -> SingleTaskGP:
     terms = list(range(len(TERMS)))
-    length = {f"lengthscale_{key}": value for key, value in _prior(*LENGTH).items()}
+    length = {f"lengthscale_{key}": value for key, value in prior(*LENGTH).items()}
     smooth = RBFKernel(ard_num_dims=len(terms), active_dims=terms, **length)
 
     def same() -> Kernel:
         return _SameSite(active_dims=[len(terms)])
 
-    covariance = _scaled(smooth, *SHARED) + _scaled(smooth * same(), *OWN) + _scaled(same(), *OFFSET)
-    rest = {f"noise_{key}": value for key, value in _prior(REST[0] ** 2, REST[1]).items()}
+    covariance = scaled(smooth, *SHARED) + scaled(smooth * same(), *OWN) + scaled(same(), *OFFSET)
+    rest = {f"noise_{key}": value for key, value in prior(REST[0] ** 2, REST[1]).items()}
     likelihood = FixedNoiseGaussianLikelihood(variance, learn_additional_noise=True, **rest)
     return SingleTaskGP(x, y, likelihood=likelihood, covar_module=covariance, outcome_transform=None).double()
 

@@ -120,9 +120,7 @@ class _Found:
             chosen=self.space.keys[chosen],
             reason=reason,
             variants=tuple(self._variants(device, best)),
-            p95_ms={
-                key: device.estimates[at].p95_ms for at, key in enumerate(self.space.keys) if key in self.trials
-            },
+            p95_ms={key: device.estimates[at].p95_ms for at, key in enumerate(self.space.keys) if key in self.trials},
         )
 
     def _choice(self, device: Device, within: np.ndarray, members: Sequence[int]) -> tuple[int, str]:

@@ -10,7 +10,7 @@ from small_space import networks, searching, seen
 
 from omnifed.errors import OmniFedError
 from omnifed.search.dice_model import DiceModel, errors
-from omnifed.search.lambda_model import reproducible
+from omnifed.search.gp import reproducible
 from omnifed.search.space import Space
 
 SEARCH = searching()
