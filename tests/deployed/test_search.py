@@ -66,6 +66,8 @@ def test_killed_among_the_trials_it_finishes_and_counts_each_once(tmp_path: Path
         if role == "client":
             federation.start_client("north")
         if role == "server":
+            assert federation.server
+            federation.server.wait(5)
             federation.start_server()
         assert federation.finish(600) == 0
         check(federation)
