@@ -37,6 +37,9 @@ def main() -> None:
     parser.add_argument("--sites", default="", help="names, comma-separated; all by default")
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--options", default="stem_stride=2", help="of all students")
+    parser.add_argument(
+        "--profile", default="measured", help="of the device; `measured` is this machine, if it is idle"
+    )
     parser.add_argument("--budget", default="24")
     parser.add_argument("--steps", type=int, default=20, help="of a brief trial")
     parser.add_argument("--full", type=int, default=0, help="networks trained in full for Kendall's tau")
@@ -82,7 +85,7 @@ def options(known: argparse.Namespace, seed: int) -> list[str]:
 def search(known: argparse.Namespace) -> tuple[ArchitectureResult, float]:
     out, file = known.out / "search", known.out / "search.toml"
     file.write_text(f"rounds = {known.rounds}\nsteps = {known.round_steps}\n")
-    devices = [part for name in PRESETS for part in ("--device", f"measured={name}")]
+    devices = [part for name in PRESETS for part in ("--device", f"{known.profile}={name}")]
     own = ["--budget", known.budget, "--steps", str(known.steps), "--full", str(known.full), "--config", str(file)]
     student = ["--student", f"omnisegnet:compact,{known.options}"]
     again = ["--resume"] if (out / "config.json").is_file() else [*devices, *own, *options(known, 0), *student]
@@ -109,7 +112,7 @@ def rows(known: argparse.Namespace, found: ArchitectureResult) -> list[dict[str,
     students = {network.key: network.student for network in found.networks}
     result = []
     for name, (alpha, beta) in PRESETS.items():
-        device = next(device for device in found.devices if device.name == f"measured-{name}")
+        device = next(device for device in found.devices if device.name.endswith(f"-{name}"))
         chosen, variant = students[device.chosen], next(v for v in device.variants if v.name == name)
         member = next(member for member in device.front if member.key == device.chosen)
         scores: Scores = {}
