@@ -77,7 +77,8 @@ def lambdas(weights: dict[TermName, float]) -> str:
 def where(device: DeviceResult) -> str:
     """The class of devices in words."""
     if device.profile == MEASURED:
-        return "the sites' own devices"
+        own = "the sites' own devices"
+        return own if device.name in ("sites", MEASURED) else f"{device.name} ({own})"
     return device.name if device.profile in ("", device.name) else f"{device.name} (profile {device.profile})"
 
 
