@@ -25,6 +25,8 @@ from omnifed.search.space import Space
 SIZES = 2
 """Genes of depth and width; the rest are options."""
 POPULATION, GENERATIONS = 40, 20
+TRIES = 5
+"""Matings a generation, at most: parents that are much alike breed duplicates over and over."""
 PARENTS = 20
 """Networks of which the steady-state form breeds."""
 SPREAD = 10.0
@@ -128,6 +130,7 @@ def search_front(
     start = space.genomes[rng.choice(len(space), size, replace=False)]
     problem = SpaceProblem(space, dice, latency, over)
     algorithm = _algorithm(space, start, size)
+    algorithm.mating.n_max_iterations = TRIES
     found = minimize(problem, algorithm, ("n_gen", GENERATIONS), seed=int(rng.integers(2**31)))
     if found.opt is None:
         return np.array([], dtype=int)
