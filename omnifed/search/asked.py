@@ -34,6 +34,8 @@ class Asked:
         """Networks by rung that have a score there, with the sites that gave it."""
         self.asked = [self._of([*told, *going], rung) for rung in range(len(rungs))]
         """The same with those on their way."""
+        self.going = [self._of(going, rung) for rung in range(len(rungs))]
+        """Those on their way alone."""
         self.seen = {at for rung in self.asked for at in rung}
         self._failed = {(trial.key, trial.site) for trial in history.failed}
 

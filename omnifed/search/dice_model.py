@@ -121,6 +121,11 @@ class DiceModel:
         at = range(len(self.space)) if at is None else at
         return self._joint([*at], [self.steps[1]] * len(at), [len(self.sites)] * len(at))
 
+    @property
+    def noise(self) -> float:
+        """Variance of a trial in points squared, mean of all."""
+        return float(self.gp.likelihood.noise.detach().mean())
+
     def effect(self, at: int, site: str, steps: int | None = None) -> float:
         """Points by which trials of a network at ``site`` and of ``steps`` are above its :meth:`posterior`."""
         pair = [self.sites.index(site), len(self.sites)], [steps or self.steps[1], self.steps[1]]

@@ -10,6 +10,7 @@ from small_space import SITES, by_size, ran, searching
 
 from omnifed.errors import OmniFedError
 from omnifed.models.spec import StudentSpec
+from omnifed.search import dice_model
 from omnifed.search.results import ArchitectureResult
 from omnifed.search.trials import History
 
@@ -20,10 +21,18 @@ def result(search, history: History) -> ArchitectureResult:
     return search.result(history, stopped="done", cost=0.5, image_size=(64, 64))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def rough():
+    """Hyperparameters in few steps: who is asked for what does not hang on their last digits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dice_model, "STEPS", 15)
+        yield
+
+
 @pytest.fixture(scope="module")
-def searched():
+def searched(rough):
     search = searching()
-    return search, ran(search, 16)
+    return search, ran(search, 12)
 
 
 def test_each_site_starts_with_the_anchor_also_one_that_joins_late(searched) -> None:
@@ -50,10 +59,10 @@ def test_the_same_history_asks_the_same_and_never_twice(method: str) -> None:
 def test_a_third_goes_on_to_the_next_rung(searched) -> None:
     history = searched[1]
     trials = [one.trial for one in history.told]
-    brief = {trial.key for trial in trials if trial.steps == 20}
-    long = [trial.key for trial in trials if trial.steps == 60]
-    assert 1 <= len(long) <= len(brief) // 3
-    assert set(long) <= brief
+    brief = [trial.key for trial in trials if trial.steps == 20]
+    long = [(trial.key, trial.site) for trial in trials if trial.steps == 60]
+    assert 1 <= len(set(long)) == len(long) <= len(brief) // 3
+    assert {key for key, _ in long} <= set(brief)
     assert {trial.why for trial in trials if trial.steps == 60} == {"promoted"}
 
 
@@ -90,14 +99,14 @@ def test_the_best_within_the_budget_is_chosen_and_the_variants_are_held_against_
     students = {network.key: network.student for network in found.networks}
     assert students[device.chosen].beta > 1.1
     assert device.chosen in {member.key for member in device.front}
-    assert "highest expected Dice" in device.reason or "as good as the best" in device.reason
+    assert "highest expected Dice" in device.reason or "of the best" in device.reason
     assert [member.p95_ms for member in device.front] == sorted(member.p95_ms for member in device.front)
     assert [variant.name for variant in device.variants] == ["compact", "balanced"]
     effects = {site.site: site.effect for site in found.sites}
     assert effects["a"] - effects["b"] == pytest.approx(0.2, abs=0.03)
-    assert [step.number for step in found.history] == list(range(1, 17))
+    assert [step.number for step in found.history] == list(range(1, 13))
     assert (np.diff([step.best for step in found.history]) >= 0).all()
-    assert (found.trials, found.failed, found.seconds) == (16, 0, 16.0)
+    assert (found.trials, found.failed, found.seconds) == (12, 0, 12.0)
     member = device.front[0]
     network = next(n for n in found.networks if n.key == member.key)
     fitness = network.dice - 0.1 * member.p95_ms / 1e3 - 0.005 * network.params / 1e6 - 0.002 * 2 * network.macs / 1e9
