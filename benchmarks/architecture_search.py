@@ -1,6 +1,6 @@
 """How much does a search for students find? Hypervolume and regret on the made family of six sites.
 
-    python benchmarks/architecture_search.py [--seeds 5] [--long] [--rungs 1] [--json]
+    python benchmarks/architecture_search.py [--seeds 5] [--first-seed 0] [--long] [--rungs 1] [--json]
 
 Hypervolume is that of all networks tried, each with its true Dice (long training, mean over the sites), over the
 logarithm of latency, relative to the enumerated optimum; the reference point is a tenth of the front's range of Dice
@@ -150,6 +150,7 @@ def compiled() -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rungs", type=int, default=2)
     parser.add_argument("--arms", default="surrogate,nsga2,random,stock")
     parser.add_argument("--long", action="store_true", help="120 evaluations as well")
@@ -160,13 +161,14 @@ def main() -> None:
         **{m: lambda seed, m=m: ours(world, seed, m, marks, known.rungs) for m in METHODS},
         "stock": lambda seed: stock(world, seed, marks, known.rungs),
     }
-    rows = {arm: [arms[arm](seed) for seed in range(known.seeds)] for arm in known.arms.split(",")}
+    seeds = range(known.first_seed, known.first_seed + known.seeds)
+    rows = {arm: [arms[arm](seed) for seed in seeds] for arm in known.arms.split(",")}
     seconds = ask_seconds(world)
     if known.json:
         figures = {arm: [{m: vars(s) for m, s in one.items()} for one in row] for arm, row in rows.items()}
         print(json.dumps({"machine": platform.platform(), "arms": figures, "ask_seconds": seconds}, indent=1))
         return
-    print(f"{len(world.networks)} networks, {known.seeds} seeds, rungs {known.rungs}, {platform.platform()}")
+    print(f"{len(world.networks)} networks, seeds {seeds[0]}..{seeds[-1]}, rungs {known.rungs}, {platform.platform()}")
     for mark in marks:
         print(f"\nafter {mark} evaluations: hypervolume by seed (mean), regret in Dice points by seed (mean)")
         for arm, row in rows.items():
