@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from omnifed.models.scaling import architecture_key
-from omnifed.models.spec import PRESETS
 from omnifed.search.agreement import agreement
 from omnifed.search.budgets import Device
 from omnifed.search.dice_model import POINTS, DiceModel, errors
@@ -23,9 +21,9 @@ from omnifed.search.results import (
     NetworkResult,
     SiteEffect,
     Step,
-    VariantCheck,
 )
 from omnifed.search.trials import History, Observation
+from omnifed.search.variants import variant_checks
 
 if TYPE_CHECKING:
     from omnifed.search.architecture import ArchitectureSearch
@@ -76,6 +74,7 @@ class _Found:
 
     def __init__(self, search: ArchitectureSearch, history: History) -> None:
         self.search, self.space, self.history = search, search.space, history
+        self.options = self.space.networks[search.anchor].student
         self.model: DiceModel = search.model(history.told)
         self.mean, self.covariance = self.model.posterior()
         self.trials = Counter(seen.trial.key for seen in history.told)
@@ -120,7 +119,7 @@ class _Found:
             front=tuple(self._member(device, at) for at in best),
             chosen=self.space.keys[chosen],
             reason=reason,
-            variants=tuple(self._variants(device, best)),
+            variants=variant_checks(self.space, device, best, self.options, self.difference),
             p95_ms={key: device.estimates[at].p95_ms for at, key in enumerate(self.space.keys) if key in self.trials},
         )
 
@@ -151,31 +150,6 @@ class _Found:
         fitness -= spec.params_weight * network.params / 1e6 + spec.flops_weight * 2 * network.macs / 1e9
         return FrontMember(
             key=network.key, p50_ms=cost.p50_ms, p95_ms=cost.p95_ms, peak_mib=cost.peak_mib, fitness=float(fitness)
-        )
-
-    def _variants(self, device: Device, members: Sequence[int]) -> list[VariantCheck]:
-        """Those of the paper's variants that the space holds, with the anchor's options."""
-        options = self.space.networks[self.search.anchor].student
-        checks = []
-        for name, (alpha, beta) in PRESETS.items():
-            at = self.space.index.get(architecture_key(options.model_copy(update={"alpha": alpha, "beta": beta})))
-            if at is not None:
-                checks.append(self._variant(device, members, name, at))
-        return checks
-
-    def _variant(self, device: Device, members: Sequence[int], name: str, at: int) -> VariantCheck:
-        as_fast = [one for one in members if device.latency[one] <= device.latency[at]]
-        gap = self.difference(as_fast[-1], at) if as_fast else None
-        fits, cost = bool(device.fits[at]), device.estimates[at]
-        return VariantCheck(
-            name=name,
-            key=self.space.keys[at],
-            p95_ms=cost.p95_ms,
-            peak_mib=cost.peak_mib,
-            fits=fits,
-            better=self.space.keys[as_fast[-1]] if as_fast else "",
-            difference=gap,
-            verdict=_verdict(name, gap, on_front=at in members, fits=fits),
         )
 
     def site(self, site: str) -> SiteEffect:
@@ -231,15 +205,3 @@ class _Found:
         for seen in told:
             found.setdefault(seen.trial.key, []).append((self._corrected(seen), weights[seen.trial.id] ** -2))
         return {key: sum(v * w for v, w in pairs) / sum(w for _, w in pairs) for key, pairs in found.items()}
-
-
-def _verdict(name: str, gap: Difference | None, *, on_front: bool, fits: bool) -> str:
-    over = "" if fits else " It is over the budget."
-    if on_front:
-        return f"{name} lies on the front."
-    if gap is None:
-        return f"No network within the budgets is as fast as {name}.{over}"
-    if not gap.told_apart:
-        return f"The front's member of at most its latency is not told apart from {name}.{over}"
-    word = "better" if gap.points > 0 else "worse"
-    return f"The front's member of at most its latency is {abs(gap.points):.1f} points {word} than {name}.{over}"

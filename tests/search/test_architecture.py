@@ -11,7 +11,7 @@ from small_space import SITES, by_size, ran, searching
 from omnifed.errors import OmniFedError
 from omnifed.models.spec import StudentSpec
 from omnifed.search import dice_model
-from omnifed.search.results import ArchitectureResult
+from omnifed.search.results import ArchitectureResult, Difference
 from omnifed.search.trials import History
 
 METHODS = ("surrogate", "nsga2", "random")
@@ -111,6 +111,15 @@ def test_the_best_within_the_budget_is_chosen_and_the_variants_are_held_against_
     network = next(n for n in found.networks if n.key == member.key)
     fitness = network.dice - 0.1 * member.p95_ms / 1e3 - 0.005 * network.params / 1e6 - 0.002 * 2 * network.macs / 1e9
     assert member.fitness == pytest.approx(fitness)
+
+
+def test_a_variant_on_the_front_is_held_against_itself() -> None:
+    search = searching(alpha=(1.0, 1.0), beta=(0.5, 1.0))
+    (device,) = result(search, ran(search, 8)).devices
+    balanced = next(variant for variant in device.variants if variant.name == "balanced")
+    assert device.front[-1].key == balanced.key == balanced.better
+    assert balanced.difference == Difference(points=0, low=0, high=0)
+    assert balanced.verdict == "balanced lies on the front."
 
 
 def test_if_all_trials_are_equal_the_fastest_is_taken_and_the_reason_says_so() -> None:
