@@ -18,7 +18,9 @@ def variant_checks(
     options: StudentSpec,
     difference: Callable[[int, int], Difference],
 ) -> tuple[VariantCheck, ...]:
-    """Those of the variants that the space holds; for one on the front the member is itself, since no other is as fast and better.
+    """Those of the variants that the space holds.
+
+    For one on the front the member of at most its latency is itself, since no other there is as fast and better.
 
     Args:
         space: the networks.
