@@ -17,7 +17,6 @@ from torch import Tensor
 from omnifed.distill.spec import TERMS, TermName
 from omnifed.errors import OmniFedError
 from omnifed.search.gp import LEAST_SE, prior, scaled
-from omnifed.search.gp import reproducible as reproducible
 from omnifed.search.trials import Observation
 
 HIGHEST = 3.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -111,7 +112,7 @@ class _Found:
         target = device.target
         return DeviceResult(
             name=target.name,
-            profile=target.source,
+            profile=Path(target.source).stem if target.source.endswith(".toml") else target.source,
             evidence=device.evidence,
             latency_ms=target.latency_ms,
             memory_mib=target.memory_mib,

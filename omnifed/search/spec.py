@@ -82,7 +82,7 @@ class ArchitectureSpec(_SearchSpec):
         budget: trials of all fidelities, or minutes.
         steps: optimiser steps of a trial of the lowest fidelity.
         rungs: fidelities of successive halving, each ``eta`` times as long as the one before.
-        eta: one in ``eta`` of the networks of a rung goes on to the next.
+        eta: one in ``eta`` of the trials of a rung is followed by one of the next.
         fraction: share of each site's training patients that a trial sees.
         warm_start: trials start from slices of one shared network, which all sites train first.
         full: networks that are trained in full (all patients, all rounds' steps) to say whether brief trials can be

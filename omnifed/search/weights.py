@@ -10,7 +10,8 @@ import numpy as np
 from omnifed.distill.spec import LAMBDA, TERMS, TermName
 from omnifed.models.spec import StudentSpec
 from omnifed.search.acquisition import best_weights, propose, step_times
-from omnifed.search.lambda_model import HIGHEST, LambdaModel, named, reproducible, vector
+from omnifed.search.gp import reproducible
+from omnifed.search.lambda_model import HIGHEST, LambdaModel, named, vector
 from omnifed.search.results import WeightResult
 from omnifed.search.spec import WeightSpec
 from omnifed.search.trials import History, Trial, Why, make_trial, weights_key

@@ -12,7 +12,8 @@ from omnifed.distill.spec import TERMS
 from omnifed.errors import OmniFedError
 from omnifed.models.spec import StudentSpec
 from omnifed.search import lambda_model
-from omnifed.search.lambda_model import LambdaModel, named, reproducible, vector
+from omnifed.search.gp import reproducible
+from omnifed.search.lambda_model import LambdaModel, named, vector
 from omnifed.search.trials import Observation, make_trial, weights_key
 
 
