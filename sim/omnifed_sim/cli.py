@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from omnifed.cli.shared import App
+from omnifed_sim.options import names, settings, target
 from omnifed_sim.search_cli import app as search_app
-from omnifed_sim.search_cli import target
 
 app = App(
     name="omnifed-sim",
@@ -33,11 +33,6 @@ app = App(
 
 
 app.add_typer(search_app, name="search")
-
-
-def names(text: str | None) -> tuple[str, ...] | None:
-    """Names from a list with commas."""
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 @app.callback(invoke_without_command=True)
@@ -107,44 +102,6 @@ def main(
 
     screen.console.print(summary_table(out))
     screen.say(f"{(time.perf_counter() - started) / 60:.1f} min. Report: {report}")
-
-
-def settings(file: Path | None, given: dict[str, Any]) -> Any:
-    """The configuration from a TOML file and the options that were given; options win.
-
-    Raises:
-        OmniFedError: OF101 or OF102 for a bad file or value, OF301 for an unknown student, OF710 for an unknown
-            device.
-    """
-    import tomllib
-
-    from omnifed.config import load_toml, parse
-    from omnifed.models.spec import StudentSpec
-    from omnifed.search.spec import check_devices
-    from omnifed_sim.config import SimConfig
-
-    values: dict[str, Any] = {}
-    if file is not None:
-        load_toml(SimConfig, file)  # checks the file by itself, so that errors name its keys
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    given = dict(given)
-    if "student" in given:
-        values["student"] = StudentSpec.parse(given.pop("student")).model_dump()
-    teacher = {"kind": given.pop("teacher", None), "checkpoint": given.pop("checkpoint", None)}
-    steps = given.pop("teacher_steps", None)
-    if any(value is not None for value in (*teacher.values(), steps)):
-        base = SimConfig.model_validate(values).teacher.model_dump()
-        base |= {key: value for key, value in teacher.items() if value is not None}
-        values["teacher"] = {**base, "train": {**base["train"], **({"steps": steps} if steps else {})}}
-    for name in ("architecture", "weights"):
-        if name in given:
-            given[name] = {**values.get(name, {}), **given[name]}
-    if "deadline" in given:
-        given["deadline_s"] = given.pop("deadline")
-    config = parse(SimConfig, {**values, **given}, "the options")
-    if "architecture" in config.search:
-        check_devices(config.architecture)
-    return config
 
 
 @app.command("pretrain-teacher")

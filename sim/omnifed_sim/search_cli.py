@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from omnifed.errors import OmniFedError
-from omnifed.models.spec import PRESETS
+from omnifed_sim.options import names, settings, target
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -120,31 +119,6 @@ def weights(
     _search("weights", own, shared, config, out, resume=resume, overwrite=overwrite)
 
 
-def target(text: str) -> dict[str, Any]:
-    """A target from ``PROFILE``, ``PROFILE=MS`` or ``PROFILE=VARIANT``.
-
-    Raises:
-        OmniFedError: OF768 for anything else.
-    """
-    profile, equals, limit = text.partition("=")
-    name = Path(profile).stem if profile.endswith(".toml") else profile
-    values: dict[str, Any] = {"name": name, "profile": profile}
-    if limit in PRESETS:
-        return {**values, "name": f"{name}-{limit}", "as_fast_as": limit}
-    try:
-        values["latency_ms"] = float(limit) if equals else 0.0
-    except ValueError:
-        values["latency_ms"] = -1.0
-    if not profile or not (values["latency_ms"] > 0 or not equals) or values["latency_ms"] == float("inf"):
-        raise OmniFedError(
-            "OF768",
-            "A device is PROFILE, PROFILE=MILLISECONDS or PROFILE=VARIANT.",
-            seen=repr(text),
-            remedy="Use for example --device raspberry-pi-4=250; `omnifed devices list` names the profiles.",
-        )
-    return values
-
-
 def _given(context: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
     """The options that were given on the command line."""
     sources = {name: context.get_parameter_source(name) for name in values}
@@ -163,7 +137,6 @@ def _search(
 ) -> None:
     from omnifed.config import parse
     from omnifed.evaluation.search_console import search_tables
-    from omnifed_sim.cli import names, settings
     from omnifed_sim.config import SimConfig
     from omnifed_sim.console import Screen
     from omnifed_sim.run import open_run, run

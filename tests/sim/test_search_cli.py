@@ -14,7 +14,7 @@ import pytest
 
 from omnifed.errors import OmniFedError
 from omnifed.search.results import ArchitectureResult, WeightResult
-from omnifed_sim.search_cli import target
+from omnifed_sim.options import target
 
 SIM = Path(sys.executable).parent / "omnifed-sim"
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}

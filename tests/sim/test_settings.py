@@ -11,8 +11,8 @@ from omnifed.events import EventLog
 from omnifed.federation.tasks import HelloReply
 from omnifed.models.spec import StudentSpec
 from omnifed_sim.campaign import layers_apart
-from omnifed_sim.cli import settings
 from omnifed_sim.config import SimConfig
+from omnifed_sim.options import settings
 from omnifed_sim.sites import site_folders
 
 
