@@ -129,9 +129,8 @@ class _Found:
         fastest, best = members[0], members[-1]
         limit = f"{len(within)} networks within {device.target.latency_ms:g} ms"
         limit += f" and {device.target.memory_mib:g} MiB" if device.target.memory_mib else ""
-        apart = any(self.difference(best, at).told_apart for at in within)
-        if not apart:
-            return fastest, f"The trials tell no two of the {limit} apart: the fastest is taken."
+        # Within a budget a millisecond less is worth nothing: what is not told apart goes by the posterior's mean, too.
+        # Taking the fastest then cost 3.7 points [0.4, 8.5] on three real sites.
         chosen = next(at for at in members if self.mean[best] - self.mean[at] <= EQUAL_POINTS)
         dice = (
             f"expected Dice {self.mean[chosen] / POINTS:.3f} ± {np.sqrt(self.covariance[chosen, chosen]) / POINTS:.3f}"
@@ -139,7 +138,9 @@ class _Found:
         reason = f"The highest {dice} of the {limit}."
         if chosen != best:
             reason = f"The fastest of those within {EQUAL_POINTS} points of the best, {dice}, of the {limit}."
-        if chosen != fastest and not (gap := self.difference(chosen, fastest)).told_apart:
+        if not any(self.difference(best, at).told_apart for at in within):
+            reason += " The trials tell it apart from no other: more, longer or full ones would."
+        elif chosen != fastest and not (gap := self.difference(chosen, fastest)).told_apart:
             reason += (
                 f" The fastest is not told apart from it (95 % interval {gap.low:+.1f} to {gap.high:+.1f} points)."
             )

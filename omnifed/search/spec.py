@@ -85,8 +85,9 @@ class ArchitectureSpec(_SearchSpec):
         eta: one in ``eta`` of the trials of a rung is followed by one of the next.
         fraction: share of each site's training patients that a trial sees.
         warm_start: trials start from slices of one shared network, which all sites train first.
-        full: networks that are trained in full (all patients, all rounds' steps) to say whether brief trials can be
-            trusted; 0 compares the lowest with the highest rung.
+        full: networks that are trained in full (all patients, all rounds' steps) after the brief trials: they teach the
+            model what brief training costs large networks, and say whether brief trials can be trusted; 0 compares the
+            lowest with the highest rung.
         latency_weight, params_weight, flops_weight: of the seed's scalar fitness F = Dice - l_L latency[s] -
             l_P params[M] - l_F FLOPs[G], a view on the front.
         seed: every draw derives from it.
@@ -101,7 +102,7 @@ class ArchitectureSpec(_SearchSpec):
     rungs: int = Field(2, ge=1, le=4)
     eta: int = Field(3, ge=2, le=5)
     warm_start: bool = False
-    full: int = Field(0, ge=0, le=12)
+    full: int = Field(4, ge=0, le=12)
     latency_weight: float = Field(0.1, ge=0)
     params_weight: float = Field(0.005, ge=0)
     flops_weight: float = Field(0.002, ge=0)

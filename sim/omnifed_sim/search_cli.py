@@ -61,7 +61,7 @@ def architecture(
     steps: Annotated[int, typer.Option(help="Optimiser steps of a brief trial.")] = 20,
     rungs: Annotated[int, typer.Option(help="Fidelities; each trains longer than the one before.")] = 2,
     fraction: Fraction = 0.2,
-    full: Annotated[int, typer.Option(help="Networks to train in full, to check whether brief trials hold.")] = 0,
+    full: Annotated[int, typer.Option(help="Networks to train in full at the end, to correct brief trials.")] = 4,
     warm_start: Annotated[bool, typer.Option("--warm-start", help="Start trials from slices of one network.")] = False,
     preset: Preset = "hospitals",
     data: Data = "",
@@ -75,7 +75,7 @@ def architecture(
 ) -> None:
     """Finds the most accurate student within each device's latency and memory.
 
-    Example: `omnifed-sim search architecture --device raspberry-pi-4=250 --device jetson-nano=60 --full 6`
+    Example: `omnifed-sim search architecture --device raspberry-pi-4=250 --device jetson-nano=60 --budget 30m`
     """
     own = {"method": method, "budget": budget, "steps": steps, "rungs": rungs, "fraction": fraction, "full": full}
     own |= {"warm_start": warm_start, "seed": seed}

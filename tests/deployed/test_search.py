@@ -19,7 +19,8 @@ SEARCHES: dict[str, Any] = {
     "stages": STAGES,
     "arms": ["omnikd"],
     "architecture": {
-        "budget": "8", "steps": 2, "fraction": 0.5, "targets": [{"name": "raspberry-pi-4", "latency_ms": 400.0}]
+        "budget": "8", "steps": 2, "fraction": 0.5, "full": 0,
+        "targets": [{"name": "raspberry-pi-4", "latency_ms": 400.0}],
     },
     "weights": {"budget": "7", "steps": 2, "fraction": 0.5},
 }  # fmt: skip

@@ -24,7 +24,7 @@ PI = {"name": "raspberry-pi-4", "latency_ms": 400}
 def searching(**changes: Any) -> FederationConfig:
     values: dict[str, Any] = {
         "stages": STAGES, "arms": ("omnikd",),
-        "architecture": {"budget": "6", "steps": 1, "fraction": 0.5, "targets": [PI]},
+        "architecture": {"budget": "6", "steps": 1, "fraction": 0.5, "full": 2, "targets": [PI]},
         "weights": {"budget": "7", "steps": 1, "fraction": 0.5},
     }  # fmt: skip
     return config(**{**values, **changes})
@@ -72,14 +72,18 @@ def test_what_was_found_is_what_is_trained(found: Seen) -> None:
 
 def test_trials_are_counted_and_spread_over_the_sites(found: Seen) -> None:
     architecture, weights = results(found.run)
-    assert (architecture.trials, weights.trials) == (6, 14)
+    assert (architecture.trials, weights.trials) == (8, 14), "two of them in full, which no budget counts"
+    full = [step for step in architecture.history if step.why == "full"]
+    assert [step.steps for step in full] == [2, 2]
+    assert architecture.agreement is not None
+    assert architecture.agreement.full
     assert {step.site for step in architecture.history} == set(SITES)
     trials = [task for _, task in found.tasks if isinstance(task, TrialTask)]
-    assert len(trials) == len({task.id for task in trials}) == 20
-    assert [task.distill is None for task in trials] == [True] * 6 + [False] * 14
+    assert len(trials) == len({task.id for task in trials}) == 22
+    assert [task.distill is None for task in trials] == [True] * 8 + [False] * 14
     assert {task.anchor for task in trials[:2]} == {True}, "every site does the anchor first"
     events = [values for values in found.of("trial") if values["stage"] == "search-architecture"]
-    assert [(values["number"], values["total"]) for values in events] == [(i, 6) for i in range(1, 7)]
+    assert [(values["number"], values["total"]) for values in events] == [(i, 6 if i < 7 else 8) for i in range(1, 9)]
     assert {values["stage"] for values in found.of("search")} == {"search-architecture", "search-weights"}
     assert (found.run / "search" / "architecture.svg").stat().st_size > 1000
     assert not [task for _, task in found.tasks if isinstance(task, BenchTask)], "a profile needs no measurement"
@@ -93,7 +97,7 @@ def test_a_finished_search_is_not_done_again(found: Seen) -> None:
     assert not [task for _, task in found.tasks[before:] if isinstance(task, TrialTask | FitTask)]
 
 
-@pytest.mark.parametrize("number", [1, 4, 9, 17])
+@pytest.mark.parametrize("number", [1, 7, 11, 19])
 def test_killed_at_any_trial_it_finds_the_same(found: Seen, tmp_path: Path, number: int) -> None:
     world, told = World(tmp_path), []
 
@@ -116,8 +120,9 @@ def test_killed_at_any_trial_it_finds_the_same(found: Seen, tmp_path: Path, numb
 def test_a_budget_may_grow_before_anything_is_trained(tmp_path: Path) -> None:
     world = World(tmp_path)
     only = ("prepare", "search-architecture")
-    world.start(searching(stages=only, arms=("fedbn",)))
-    more = {"budget": "8", "steps": 1, "fraction": 0.5, "targets": [PI]}
+    more = {"budget": "6", "steps": 1, "fraction": 0.5, "full": 0, "targets": [PI]}
+    world.start(searching(stages=only, arms=("fedbn",), architecture=more))
+    more["budget"] = "8"
     world.start(searching(stages=only, arms=("fedbn",), architecture=more))
     result = ArchitectureResult.model_validate_json((world.run / "search" / "architecture.json").read_bytes())
     assert result.trials == 8
@@ -132,7 +137,15 @@ def test_two_classes_of_devices_train_slices_of_one_network(tmp_path: Path) -> N
         {"name": "small", "profile": "raspberry-pi-4", "latency_ms": 60, "sites": ["north"]},
         {"name": "large", "profile": "raspberry-pi-4", "latency_ms": 2000, "sites": ["east"]},
     ]
-    search = {"budget": "6", "steps": 1, "fraction": 0.5, "targets": targets, "alpha": (0.6, 0.8), "beta": (0.5, 1.0)}
+    search = {
+        "budget": "6",
+        "steps": 1,
+        "fraction": 0.5,
+        "full": 0,
+        "targets": targets,
+        "alpha": (0.6, 0.8),
+        "beta": (0.5, 1.0),
+    }
     world.start(
         searching(stages=("prepare", "search-architecture", "train", "evaluate"), arms=("fedavg",), architecture=search)
     )
@@ -148,7 +161,7 @@ def test_two_classes_of_devices_train_slices_of_one_network(tmp_path: Path) -> N
 def test_warm_starts_begin_from_a_slice_of_what_all_sites_trained(tmp_path: Path) -> None:
     world = Seen(tmp_path)
     search = {
-        "budget": "4", "steps": 1, "fraction": 0.5, "targets": [PI], "warm_start": True,
+        "budget": "4", "steps": 1, "fraction": 0.5, "full": 0, "targets": [PI], "warm_start": True,
         "alpha": (0.6, 0.7), "beta": (0.5, 0.7),
     }  # fmt: skip
     world.start(searching(stages=("prepare", "search-architecture"), arms=("fedbn",), architecture=search))

@@ -19,7 +19,19 @@ from omnifed_sim.options import target
 SIM = Path(sys.executable).parent / "omnifed-sim"
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 TINY = ["--preset", "hospitals", "--sites", "north,east", "--image-size", "32"]
-ARCHITECTURE = ["search", "architecture", *TINY, "--device", "raspberry-pi-4=40", "--budget", "5", "--steps", "1"]
+ARCHITECTURE = [
+    "search",
+    "architecture",
+    *TINY,
+    "--device",
+    "raspberry-pi-4=40",
+    "--budget",
+    "5",
+    "--steps",
+    "1",
+    "--full",
+    "0",
+]
 WEIGHTS = ["search", "weights", *TINY, "--budget", "7", "--steps", "1", "--teacher-steps", "1"]
 
 
