@@ -92,7 +92,8 @@ def open_folder(config: FederationConfig, folder: Path) -> tuple[str, bool]:
         old, new = json.loads(file.read_bytes()), config.lasting()
         unique = old["campaign"]
         kept = {**old, **{name: {k: v for k, v in (old.get(name) or {}).items() if k != "budget"} for name in SEARCHES}}
-        changed = sorted(key for key in new if new[key] != kept.get(key))
+        # A folder of an older release lacks keys that came later: these have their defaults.
+        changed = sorted(key for key in new if key in old and new[key] != kept[key])
         if changed:
             raise OmniFedError(
                 "OF116",

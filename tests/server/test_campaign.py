@@ -193,6 +193,14 @@ def test_a_campaign_keeps_its_settings_but_not_its_port(tmp_path: Path) -> None:
         open_folder(config(rounds=3), tmp_path)
 
 
+def test_a_folder_of_an_older_release_goes_on_without_the_keys_that_it_lacks(tmp_path: Path) -> None:
+    first, _ = open_folder(config(), tmp_path)
+    file = tmp_path / "config.json"
+    stored = json.loads(file.read_bytes())
+    file.write_text(json.dumps({key: stored[key] for key in stored if key not in ("architecture", "weights")}))
+    assert open_folder(config(), tmp_path) == (first, True)
+
+
 def test_simulation_and_field_mean_the_same_by_a_method() -> None:
     from omnifed_sim.campaign import plan_of as sim_plan
     from omnifed_sim.config import SimConfig
