@@ -99,8 +99,10 @@ def main(
     with screen.live():
         report = run(chosen, out, screen)
     from omnifed.evaluation.console import summary_table
+    from omnifed.evaluation.search_console import search_tables
 
-    screen.console.print(summary_table(out))
+    for shown in (*search_tables(out), summary_table(out)):
+        screen.console.print(shown)
     screen.say(f"{(time.perf_counter() - started) / 60:.1f} min. Report: {report}")
 
 
