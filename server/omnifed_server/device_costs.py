@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from omnifed.devices.latency import LatencyModel, fit_latency, probes
@@ -19,6 +19,8 @@ from omnifed.search.spec import MEASURED, Target
 from omnifed_server.stages import Stages
 
 Sizes = tuple[int, int]
+Devices = Sequence[Callable[[StudentSpec, SiteSpec, Sizes], Estimate]]
+"""What a student costs on each device of a class."""
 
 
 @dataclass(frozen=True)
@@ -47,26 +49,42 @@ def device_costs(
         size: of the images, in pixels.
 
     Raises:
-        OmniFedError: OF710 for an unknown device, OF531 if too few sites measured theirs.
+        OmniFedError: OF710 for an unknown device, OF531 if too few sites measured theirs, OF769 if none of a target's
+            did.
     """
-    students = [network.student for network in networks]
-    models = _measured(stages, targets, students[0], site)
+    base = networks[0].student
+    models = _measured(stages, targets, base, site)
     filled, estimates = [], {}
     for target in targets:
+        devices = _devices(stages, target, models)
 
-        def estimate(student: StudentSpec, target: Target = target) -> Estimate:
-            if target.source == MEASURED:
-                found = [models[name].predict(student, site, size) for name in _where(stages, target) if name in models]
-                return max(found, key=lambda one: one.p95_ms)
-            return load_profile(target.source).estimate(student, site, size)
+        def slowest(student: StudentSpec, devices: Devices = devices) -> Estimate:
+            return max((device(student, site, size) for device in devices), key=lambda one: one.p95_ms)
 
-        estimates[target.name] = {network.key: estimate(network.student) for network in networks}
+        estimates[target.name] = {network.key: slowest(network.student) for network in networks}
         if not target.latency_ms:
             alpha, beta = PRESETS[target.as_fast_as]
-            variant = estimate(students[0].model_copy(update={"alpha": alpha, "beta": beta}))
+            variant = slowest(base.model_copy(update={"alpha": alpha, "beta": beta}))
             target = target.model_copy(update={"latency_ms": math.ceil(1000 * variant.p95_ms) / 1000})
         filled.append(target)
     return DeviceCosts(tuple(filled), estimates)
+
+
+def _devices(stages: Stages, target: Target, models: Mapping[str, LatencyModel]) -> Devices:
+    """The profile of a target, or the models of the sites that measured for it."""
+    if target.source != MEASURED:
+        return [load_profile(target.source).estimate]
+    sites = _where(stages, target)
+    found = [models[site].predict for site in sites if site in models]
+    if not found:
+        raise OmniFedError(
+            "OF769",
+            "A class of devices that sites measure needs one site that could.",
+            seen=f"{target.name}: none of {', '.join(sites)}",
+            remedy="See what the sites' misses say (OF701: the machine was busy), or give the target a profile; then "
+            "start the same command again: what others measured is kept.",
+        )
+    return found
 
 
 def _measured(stages: Stages, targets: Sequence[Target], base: StudentSpec, site: SiteSpec) -> dict[str, LatencyModel]:
