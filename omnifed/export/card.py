@@ -8,6 +8,8 @@ from omnifed.config import Frozen
 from omnifed.data.site import Modality, Normalisation
 from omnifed.models.spec import StudentSpec
 
+Precision = Literal["fp32", "bf16", "int8"]
+View = Literal["resize", "window"]
 KEY = "omnifed"
 """Metadata key of the ONNX file under which the card stands, as JSON."""
 NOTICE = "research use only, not a medical device"
@@ -21,15 +23,21 @@ class ExportCard(Frozen):
     """The metadata of an exported student. Names no site.
 
     Attributes:
-        format: version of this card.
+        format: version of this card; 1 had no ``slice_axis``, ``view``, ``precision`` and ``engine``.
         omnifed: version of the framework that exported.
         student: the network's spec.
         modality, labels, channels, image_size, normalisation: as in the site's ``site.toml``.
+        slice_axis: anatomical axis along which volumes were sliced, as in ``site.toml``.
+        view: how an image of another size is brought to ``image_size``: ``resize`` as in training, or ``window``: tiles
+            of ``image_size`` at native resolution, for a network that was trained on crops.
+        precision: of the weights and the arithmetic. ``bf16`` is float32 weights that the engine is told to compute in
+            bfloat16; ``int8`` holds QDQ nodes.
+        engine: what runs it fastest where it was exported; ``any`` leaves it to the user.
         opset: ONNX operator set.
         notice: what the model must not be taken for.
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
     omnifed: str
     student: StudentSpec
     modality: Modality
@@ -37,5 +45,9 @@ class ExportCard(Frozen):
     channels: int
     image_size: tuple[int, int]
     normalisation: Normalisation
+    slice_axis: Literal[0, 1, 2] = 2
+    view: View = "resize"
+    precision: Precision = "fp32"
+    engine: Literal["any", "ort", "openvino"] = "any"
     opset: int = OPSET
     notice: str = NOTICE

@@ -126,6 +126,7 @@ def _card(student: nn.Module, config: SiteConfig) -> ExportCard:
         channels=config.channels,
         image_size=config.image_size,
         normalisation=config.normalisation,
+        slice_axis=config.slice_axis,
     )
 
 
