@@ -90,7 +90,7 @@ def with_card(exported, **changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"channels": 3}, {"image_size": [32, 32]}, {"labels": {"0": "background", "1": "x"}}, {"format": 2}, {"extra": 1}],
+    [{"channels": 3}, {"image_size": [32, 32]}, {"labels": {"0": "background", "1": "x"}}, {"format": 3}, {"extra": 1}],
 )
 def test_metadata_must_fit_the_graph(exported, changes):
     Session(with_card(exported))
