@@ -74,7 +74,7 @@ def work(student: StudentSpec, site: SiteSpec, size: tuple[int, int]) -> Work:
     macs, values = dict.fromkeys(KINDS, 0), dict.fromkeys(KINDS, 0)
     count = weights = widest = skips = 0
     for layer in scaling.layers(student, site):
-        if layer.kind == "norm":
+        if layer.kind == "norm" or layer.folds:
             continue
         kind, pixels = _kind(layer), _pixels(layer.divisor, size)
         numbers = sum(layer.outputs) * sum(layer.inputs) // layer.groups * layer.kernel**2

@@ -80,20 +80,30 @@ class Gate(nn.Module):
 
 
 class Block(nn.Module):
-    """SE residual block: gate(project(x) + norm(1x1(relu(norm(depthwise 3x3(x)))))); no projection at equal widths."""
+    """SE residual block: gate(project(x) + norm(1x1(relu(spatial(x))))); no projection at equal widths.
 
-    def __init__(self, width: int, out: int, norm: str, se: bool) -> None:
+    spatial(x) is norm(depthwise 3x3(x)), with ``branches`` plus norm(depthwise 1x1(x)) plus norm(x).
+    """
+
+    def __init__(self, width: int, out: int, spec: StudentSpec, gate: bool) -> None:
         super().__init__()
+        norm = spec.norm
         self.depthwise, self.depthwise_norm = _conv(width, width, 3, groups=width), _norm(width, norm)
+        if spec.branches:
+            self.scale, self.scale_norm = _conv(width, width, groups=width), _norm(width, norm)
+            self.same_norm = _norm(width, norm)
         self.pointwise, self.pointwise_norm = _conv(width, out), _norm(out, norm)
         if width != out:
             self.project, self.project_norm = _conv(width, out), _norm(out, norm)
-        self.gate = Gate(out) if se else nn.Identity()
-        self.projects = width != out
+        self.gate = Gate(out) if gate else nn.Identity()
+        self.projects, self.branches = width != out, spec.branches
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width, h, w) to (B, out, h, w)."""
-        branch = self.pointwise_norm(self.pointwise(F.relu(self.depthwise_norm(self.depthwise(x)))))
+        spatial = self.depthwise_norm(self.depthwise(x))
+        if self.branches:
+            spatial = spatial + self.scale_norm(self.scale(x)) + self.same_norm(x)
+        branch = self.pointwise_norm(self.pointwise(F.relu(spatial)))
         return self.gate(branch + (self.project_norm(self.project(x)) if self.projects else x))
 
 
@@ -124,6 +134,12 @@ class Context(nn.Module):
         return F.relu(self.fuse_norm(self.fuse(x)))
 
 
+def _twice(x: Tensor, mode: str) -> Tensor:
+    if mode == "nearest":
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
 class Level(nn.Module):
     """Decoder level: the concat block ("modified skip") and SE residual blocks, the last one to the next width.
 
@@ -132,18 +148,22 @@ class Level(nn.Module):
 
     def __init__(self, width: int, out: int, count: int, spec: StudentSpec) -> None:
         super().__init__()
-        both, wide = 2 * width, scaling.EXPANSION * width
+        self.upsample = spec.upsample
+        both, wide = 2 * width, spec.expansion * width
         groups = 2 if spec.fusion == "group" else both
         self.mix, self.mix_norm = _conv(both, both, 3, groups=groups), _norm(both, spec.norm)
         self.expand, self.expand_norm = _conv(both, wide), _norm(wide, spec.norm)
         self.reduce, self.reduce_norm = _conv(wide, width), _norm(width, spec.norm)
         self.blocks = nn.Sequential(
-            *(Block(width, out if j == count - 1 else width, spec.norm, spec.se) for j in range(count))
+            *(
+                Block(width, out if j == count - 1 else width, spec, scaling.decoder_gate(spec, j, count))
+                for j in range(count)
+            )
         )
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(B, width, h, w) from below and (B, width, 2h, 2w) from the encoder to (B, out, 2h, 2w)."""
-        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+        x = _twice(x, self.upsample)
         x = F.relu(self.mix_norm(self.mix(torch.cat([x, skip], 1))))
         x = F.relu(self.expand_norm(self.expand(x)))
         return self.blocks(self.reduce_norm(self.reduce(x)))
@@ -177,7 +197,7 @@ class OmniSegNet(Student):
             self.encoder = nn.ModuleList(
                 nn.Sequential(
                     *(
-                        Block(c[max(0, i - 1)] if j == 0 else c[i], c[i], spec.norm, spec.se)
+                        Block(c[max(0, i - 1)] if j == 0 else c[i], c[i], spec, scaling.encoder_gate(spec, j))
                         for j in range(depth.encoder[i])
                     )
                 )
@@ -187,7 +207,7 @@ class OmniSegNet(Student):
             self.decoder = nn.ModuleList(
                 Level(c[i], c[max(0, i - 1)], depth.decoder[i], spec) for i in range(scaling.LEVELS)
             )
-            self.head = nn.Conv2d(c[0], site.classes, 1)
+            self.head = nn.Conv2d(c[0], site.classes * scaling.shuffled(spec) ** 2, 1)
         self.to_empty(device="cpu")
         initialise(self, seed)
 
@@ -236,8 +256,10 @@ class OmniSegNet(Student):
                 logits = self.head(x.float())
         else:
             logits = self.head(x)
-        if self.spec.stem_stride == 2:
-            logits = F.interpolate(logits, scale_factor=2.0, mode="bilinear", align_corners=False)
+        if self.spec.head == "shuffle":
+            logits = F.pixel_shuffle(logits, self.spec.stem_stride)
+        elif self.spec.stem_stride == 2:
+            logits = _twice(logits, "bilinear")
         return Out(logits, {BOTTLENECK: bottleneck})
 
     def _check(self, x: Tensor) -> None:

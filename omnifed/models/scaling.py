@@ -26,8 +26,6 @@ ASPP_WIDTH = 160
 """Channels of each ASPP branch, the same in all networks."""
 DILATIONS = (6, 12, 18)
 """Dilations of ASPP's 3x3 branches; beside them stand a 1x1 and a global-pooling branch."""
-EXPANSION = 3
-"""The concat block's inverted bottleneck widens c to ``EXPANSION * c``."""
 CHANNEL_STEP = 16
 """All widths are multiples of it; also the channels of one group where ``norm = "group"``."""
 
@@ -65,6 +63,7 @@ class Layer:
         kernel: side of the kernel.
         groups: convolution groups.
         divisor: input side / side of the layer's output map; 0 where it works on one vector an image.
+        folds: whether it is a branch that is merged into another layer on export and costs nothing there.
     """
 
     key: str
@@ -74,6 +73,7 @@ class Layer:
     kernel: int = 1
     groups: int = 1
     divisor: int = 1
+    folds: bool = False
 
 
 def channels(spec: StudentSpec) -> tuple[int, ...]:
@@ -113,10 +113,26 @@ def architecture_key(spec: StudentSpec) -> str:
         f"stem{spec.stem_stride}",
         spec.fusion,
         spec.norm,
-        "se" if spec.se else "nose",
+        {True: "se", False: "nose", "stage": "stagese"}[spec.se],
         "aspp" if spec.aspp else "noaspp",
     ]
+    # Named only where they differ from the paper's: keys that were written before they existed stay what they are.
+    parts += [] if spec.upsample == "bilinear" else [spec.upsample]
+    parts += [] if spec.head == "pointwise" else [spec.head]
+    parts += [] if spec.expansion == 3 else [f"expand{spec.expansion}"]
+    parts += ["branches"] if spec.branches else []
     return "/".join(parts)
+
+
+def encoder_gate(spec: StudentSpec, block: int) -> bool:
+    """Whether a block of an encoder stage has a gate: with ``se = "stage"`` the first one, which all slices hold."""
+    return spec.se is True or (spec.se == "stage" and block == 0)
+
+
+def decoder_gate(spec: StudentSpec, block: int, count: int) -> bool:
+    """Whether one of ``count`` blocks of a decoder level has a gate: with ``se = "stage"`` the last, as slices go last
+    to last."""
+    return spec.se is True or (spec.se == "stage" and block == count - 1)
 
 
 def layers(spec: StudentSpec, site: SiteSpec) -> Iterator[Layer]:
@@ -127,20 +143,26 @@ def layers(spec: StudentSpec, site: SiteSpec) -> Iterator[Layer]:
     width = c[0]
     for i in range(STAGES):
         for j in range(depth.encoder[i]):
-            yield from _block(f"encoder.{i}.{j}", width, c[i], side << i, spec.se)
+            yield from _block(f"encoder.{i}.{j}", width, c[i], side << i, spec.branches, encoder_gate(spec, j))
             width = c[i]
     yield from _context(c[4], c[3], side << LEVELS, spec.aspp)
     for i in reversed(range(LEVELS)):
         at, key, pair = side << i, f"decoder.{i}", (c[i], c[i])
         groups = 2 if spec.fusion == "group" else 2 * c[i]
         yield from _conv_norm(f"{key}.mix", f"{key}.mix_norm", pair, pair, kernel=3, groups=groups, divisor=at)
-        wide = (EXPANSION * c[i],)
+        wide = (spec.expansion * c[i],)
         yield from _conv_norm(f"{key}.expand", f"{key}.expand_norm", pair, wide, divisor=at)
         yield from _conv_norm(f"{key}.reduce", f"{key}.reduce_norm", wide, (c[i],), divisor=at)
         for j in range(depth.decoder[i]):
-            last = j == depth.decoder[i] - 1
-            yield from _block(f"{key}.blocks.{j}", c[i], c[max(0, i - 1)] if last else c[i], at, spec.se)
-    yield Layer("head", "head", (c[0],), (site.classes,), divisor=side)
+            out = c[max(0, i - 1)] if j == depth.decoder[i] - 1 else c[i]
+            gate = decoder_gate(spec, j, depth.decoder[i])
+            yield from _block(f"{key}.blocks.{j}", c[i], out, at, spec.branches, gate)
+    yield Layer("head", "head", (c[0],), (site.classes * shuffled(spec) ** 2,), divisor=side)
+
+
+def shuffled(spec: StudentSpec) -> int:
+    """Pixels along each axis that the head predicts at each place of its map."""
+    return spec.stem_stride if spec.head == "shuffle" else 1
 
 
 def _conv_norm(
@@ -152,19 +174,22 @@ def _conv_norm(
     kernel: int = 1,
     groups: int = 1,
     divisor: int,
+    folds: bool = False,
 ) -> Iterator[Layer]:
-    yield Layer(conv, "conv", inputs, outputs, kernel, groups, divisor)
-    yield Layer(norm, "norm", (), outputs, divisor=divisor)
+    yield Layer(conv, "conv", inputs, outputs, kernel, groups, divisor, folds)
+    yield Layer(norm, "norm", (), outputs, divisor=divisor, folds=folds)
 
 
-def _block(key: str, width: int, out: int, at: int, se: bool) -> Iterator[Layer]:
-    yield from _conv_norm(
-        f"{key}.depthwise", f"{key}.depthwise_norm", (width,), (width,), kernel=3, groups=width, divisor=at
-    )
+def _block(key: str, width: int, out: int, at: int, branches: bool, gate: bool) -> Iterator[Layer]:
+    each = {"inputs": (width,), "outputs": (width,), "groups": width, "divisor": at}
+    yield from _conv_norm(f"{key}.depthwise", f"{key}.depthwise_norm", kernel=3, **each)  # type: ignore[arg-type]
+    if branches:
+        yield from _conv_norm(f"{key}.scale", f"{key}.scale_norm", folds=True, **each)  # type: ignore[arg-type]
+        yield Layer(f"{key}.same_norm", "norm", (), (width,), divisor=at, folds=True)
     yield from _conv_norm(f"{key}.pointwise", f"{key}.pointwise_norm", (width,), (out,), divisor=at)
     if width != out:
         yield from _conv_norm(f"{key}.project", f"{key}.project_norm", (width,), (out,), divisor=at)
-    if se:
+    if gate:
         yield Layer(f"{key}.gate.squeeze", "linear", (out,), (se_hidden(out),), divisor=0)
         yield Layer(f"{key}.gate.excite", "linear", (se_hidden(out),), (out,), divisor=0)
 
@@ -187,7 +212,8 @@ def costs(spec: StudentSpec, site: SiteSpec, size: int | tuple[int, int] = 256) 
     Table 1's columns are those of a head with one logit at 256x256x3: ``SiteSpec(channels=3, classes=1)`` gives
     1.561 / 3.225 / 6.028 M and 4.60 / 12.60 / 21.43 G FLOPs (2 macs) for compact / balanced / accurate. Convolutions
     have no bias but the head's, each has a norm (the projection and ASPP's pooled branch too), the gate's two linear
-    layers have biases. A second class adds c_0 + 1 parameters and c_0 macs a pixel.
+    layers have biases. A second class adds c_0 + 1 parameters and c_0 macs a pixel. Branches that fold away on export
+    are not counted.
 
     Args:
         spec: the student.
@@ -201,6 +227,8 @@ def costs(spec: StudentSpec, site: SiteSpec, size: int | tuple[int, int] = 256) 
     params = macs = 0
     for layer in layers(spec, site):
         out = sum(layer.outputs)
+        if layer.folds:
+            continue
         if layer.kind == "norm":
             params += 2 * out
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from omnifed.config import Frozen
 from omnifed.errors import OmniFedError
@@ -22,8 +22,15 @@ class StudentSpec(Frozen):
         beta: width multiplier, 0.5..2.0.
         stem_stride: 1 as in the paper; 2 quarters the latency (logits are upsampled once more).
         fusion: the 3x3 convolution of the concat block: ``group`` (the paper's, 2 groups) or ``depthwise``.
+        upsample: of the decoder: ``bilinear`` as in the paper, or ``nearest``.
+        head: ``pointwise`` (logits at the stem's resolution, upsampled bilinearly where the stem strides), or
+            ``shuffle``: one logit for each pixel under the stem's stride, by pixel shuffle (Shi et al., CVPR 2016).
+        expansion: the concat block's inverted bottleneck widens c channels to ``expansion * c``.
+        branches: beside each block's depthwise 3x3 a depthwise 1x1 and the identity, each with its norm, which fold
+            into the 3x3 on export (RepVGG, Ding et al., CVPR 2021; MobileOne): training costs more, inference nothing.
         norm: ``batch`` as in the paper or ``group`` (needed by DP-SGD).
-        se, aspp: switched off only for ablations.
+        se: a gate in each block as in the paper; ``stage``: one in each encoder stage and decoder level; or none.
+        aspp: switched off only for ablations.
     """
 
     family: Literal["omnisegnet"] = "omnisegnet"
@@ -31,9 +38,21 @@ class StudentSpec(Frozen):
     beta: float = Field(1.0, ge=0.5, le=2.0)
     stem_stride: Literal[1, 2] = 1
     fusion: Literal["group", "depthwise"] = "group"
+    upsample: Literal["bilinear", "nearest"] = "bilinear"
+    head: Literal["pointwise", "shuffle"] = "pointwise"
+    expansion: int = Field(3, ge=1, le=4)
+    branches: bool = False
     norm: Literal["batch", "group"] = "batch"
-    se: bool = True
+    se: bool | Literal["stage"] = True
     aspp: bool = True
+
+    @model_validator(mode="after")
+    def _fits(self) -> StudentSpec:
+        if self.head == "shuffle" and self.stem_stride == 1:
+            raise ValueError("head=shuffle needs stem_stride=2: there is nothing to shuffle at full resolution")
+        if self.branches and self.norm == "group":
+            raise ValueError("branches need norm=batch: a group norm does not fold into a convolution")
+        return self
 
     @classmethod
     def parse(cls, text: str) -> StudentSpec:
@@ -58,7 +77,7 @@ class StudentSpec(Frozen):
                 "A student is FAMILY:PRESET or FAMILY:key=value,... with known family, preset and options.",
                 seen=f"{text!r}: {_cause(error)}",
                 remedy=f"Use for example omnisegnet:compact; presets are {', '.join(PRESETS)}; options are "
-                "alpha, beta, stem_stride, fusion, norm, se, aspp.",
+                f"{', '.join(list(cls.model_fields)[1:])}.",
             ) from None
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Self
 
 from torch import Tensor, nn
 
 from omnifed.models.base import LayerGroup, Out, SiteSpec
+from omnifed.models.fold import fold
 from omnifed.models.spec import StudentSpec
 
 
@@ -34,6 +36,10 @@ class Student(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Out:
         """Image (B, channels, *S) to :class:`omnifed.models.base.Out` with logits (B, classes, *S)."""
+
+    def folded(self) -> Self:
+        """An equal network for inference, without batch norms and branches, see :func:`omnifed.models.fold.fold`."""
+        return fold(self)
 
     @abstractmethod
     def layer_groups(self) -> dict[str, LayerGroup]:

@@ -23,16 +23,17 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @given(
-    stride=st.sampled_from([1, 2]),
+    stem=st.sampled_from(["stem_stride=1", "stem_stride=2", "stem_stride=2,head=shuffle"]),
     fusion=st.sampled_from(["group", "depthwise"]),
-    norm=st.sampled_from(["batch", "group"]),
-    se=st.booleans(),
-    aspp=st.booleans(),
+    norm=st.sampled_from(["norm=batch", "norm=group", "branches=true"]),
+    se=st.sampled_from(["true", "false", "stage"]),
+    decoder=st.sampled_from(["upsample=nearest", "expansion=1", "aspp=false"]),
     batch=st.integers(1, 2),
 )
-@settings(max_examples=12, deadline=None)
-def test_every_option_maps_an_image_to_full_size_logits_and_learns_everywhere(stride, fusion, norm, se, aspp, batch):
-    spec = StudentSpec(alpha=0.6, beta=0.5, stem_stride=stride, fusion=fusion, norm=norm, se=se, aspp=aspp)
+@settings(max_examples=15, deadline=None)
+def test_every_option_maps_an_image_to_full_size_logits_and_learns_everywhere(stem, fusion, norm, se, decoder, batch):
+    spec = StudentSpec.parse(f"omnisegnet:alpha=0.6,beta=0.5,{stem},fusion={fusion},{norm},se={se},{decoder}")
+    stride = spec.stem_stride
     model = build_student(spec, SiteSpec(1, 3))
     assert isinstance(model, Student)
     out = model(drawn(batch, 1, 32, 64))

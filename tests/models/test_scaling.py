@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,16 +18,26 @@ from omnifed.models.spec import PRESETS, StudentSpec
 
 torch.set_num_threads(1)
 
-specs = st.builds(
-    StudentSpec,
-    alpha=st.floats(0.6, 1.5),
-    beta=st.floats(0.5, 2.0),
-    stem_stride=st.sampled_from([1, 2]),
-    fusion=st.sampled_from(["group", "depthwise"]),
-    norm=st.sampled_from(["batch", "group"]),
-    se=st.booleans(),
-    aspp=st.booleans(),
-)
+
+@st.composite
+def specs_of(draw):
+    stride, norm = draw(st.sampled_from([1, 2])), draw(st.sampled_from(["batch", "group"]))
+    return StudentSpec(
+        alpha=draw(st.floats(0.6, 1.5)),
+        beta=draw(st.floats(0.5, 2.0)),
+        stem_stride=stride,
+        fusion=draw(st.sampled_from(["group", "depthwise"])),
+        upsample=draw(st.sampled_from(["bilinear", "nearest"])),
+        head=draw(st.sampled_from(["pointwise", "shuffle"])) if stride == 2 else "pointwise",
+        expansion=draw(st.integers(1, 4)),
+        branches=norm == "batch" and draw(st.booleans()),
+        norm=norm,
+        se=draw(st.sampled_from([True, False, "stage"])),
+        aspp=draw(st.booleans()),
+    )
+
+
+specs = specs_of()
 sites = st.builds(SiteSpec, channels=st.sampled_from([1, 3]), classes=st.integers(1, 9))
 
 
@@ -77,8 +89,9 @@ def counted(model: nn.Module, site: SiteSpec, size: tuple[int, int]) -> int:
 def test_closed_form_equals_what_torch_builds_and_runs(spec, site, rows):
     model = build_student(spec, site)
     found = costs(spec, site, (rows, 32))
-    assert found.params == sum(p.numel() for p in model.parameters())
-    assert found.macs == counted(model, site, (rows, 32))
+    kept = [p for key, p in model.named_parameters() if not re.search(r"\.(scale|scale_norm|same_norm)\.", key)]
+    assert found.params == sum(p.numel() for p in kept)
+    assert found.macs == counted(model.folded(), site, (rows, 32))
     assert state_shapes(spec, site) == {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
@@ -121,3 +134,21 @@ def test_options_parse():
     assert (spec.alpha, spec.beta) == PRESETS["balanced"]
     assert (spec.stem_stride, spec.fusion, spec.norm, spec.se, spec.aspp) == (2, "depthwise", "group", False, True)
     assert StudentSpec.parse("omnisegnet:alpha=1,beta=0.7") == StudentSpec(alpha=1.0, beta=0.7)
+    spec = StudentSpec.parse("omnisegnet:compact,stem_stride=2,head=shuffle,upsample=nearest,expansion=2,branches=true")
+    assert (spec.head, spec.upsample, spec.expansion, spec.branches, spec.se) == ("shuffle", "nearest", 2, True, True)
+    assert StudentSpec.parse("omnisegnet:compact,se=stage").se == "stage"
+
+
+@pytest.mark.parametrize("text", ["head=shuffle", "branches=true,norm=group"])
+def test_options_that_exclude_each_other_are_refused(text):
+    from omnifed.errors import OmniFedError
+
+    with pytest.raises(OmniFedError, match="OF301"):
+        StudentSpec.parse(f"omnisegnet:compact,{text}")
+
+
+def test_keys_of_the_paper_s_networks_do_not_change_when_options_are_added():
+    spec = StudentSpec.parse("omnisegnet:compact")
+    assert architecture_key(spec) == ("omnisegnet/c16-32-64-128-160/e2-1-1-1-1/d2-2-1-1/stem1/group/batch/se/aspp")
+    more = spec.model_copy(update={"stem_stride": 2, "head": "shuffle", "expansion": 2, "se": "stage"})
+    assert architecture_key(more).endswith("/stem2/group/batch/stagese/aspp/shuffle/expand2")

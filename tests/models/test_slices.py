@@ -22,11 +22,16 @@ SMALL = StudentSpec(alpha=0.6, beta=0.5)
 
 @st.composite
 def nested(draw):
+    stride, norm = draw(st.sampled_from([1, 2])), draw(st.sampled_from(["batch", "group"]))
     options = {
-        "stem_stride": draw(st.sampled_from([1, 2])),
+        "stem_stride": stride,
         "fusion": draw(st.sampled_from(["group", "depthwise"])),
-        "norm": draw(st.sampled_from(["batch", "group"])),
-        "se": draw(st.booleans()),
+        "upsample": draw(st.sampled_from(["bilinear", "nearest"])),
+        "head": draw(st.sampled_from(["pointwise", "shuffle"])) if stride == 2 else "pointwise",
+        "expansion": draw(st.integers(1, 4)),
+        "branches": norm == "batch" and draw(st.booleans()),
+        "norm": norm,
+        "se": draw(st.sampled_from([True, False, "stage"])),
         "aspp": draw(st.booleans()),
     }
     alpha, beta = draw(st.floats(0.6, 1.3)), draw(st.floats(0.5, 1.2))
