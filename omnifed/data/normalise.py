@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -27,6 +28,21 @@ def default_normalisation(modality: Modality, channels: int) -> Normalisation:
     return Normalisation(kind="percentile" if modality in ("mri", "brain-mri") else "minmax")
 
 
+@dataclass(frozen=True)
+class Scale:
+    """What ``percentile``, ``minmax`` and ``window`` need of a whole case.
+
+    Attributes:
+        low, high: the range, in the image's units.
+        mean, deviation: of the values clipped to the range, for ``percentile``.
+    """
+
+    low: float
+    high: float
+    mean: float = 0.0
+    deviation: float = 1.0
+
+
 def normalise(images: Sequence[np.ndarray], how: Normalisation, channels: int) -> list[np.ndarray]:
     """Normalises the slices of one case together: percentiles, mean and deviation are those of the whole volume.
 
@@ -45,29 +61,55 @@ def normalise(images: Sequence[np.ndarray], how: Normalisation, channels: int) -
     Raises:
         OmniFedError: OF217 if a pixel is not finite.
     """
-    planes = [_channels(image, channels) for image in images]
+    planes = [to_channels(image, channels) for image in images]
+    scale = case_scale(planes, sum(plane.size for plane in planes), how)
+    return [apply_scale(plane, image, how, scale) for plane, image in zip(planes, images, strict=True)]
+
+
+def case_scale(planes: Iterable[np.ndarray], count: int, how: Normalisation) -> Scale:
+    """What the rule needs of the whole case. ``planes`` are read only where the rule depends on their values.
+
+    Args:
+        planes: (channels, H, W) float32 each, of :func:`to_channels`; may be a stream.
+        count: values in all of them together; about 2^20 of them, evenly spaced, are looked at.
+        how: the rule.
+    """
     if how.kind == "rgb":
-        mean, deviation = (MEAN, DEVIATION) if channels == 3 else (MEAN.mean()[None], DEVIATION.mean()[None])
-        shift = (mean / deviation)[:, None, None]
-        return [
-            plane * (1 / (_white(image) * deviation))[:, None, None] - shift
-            for plane, image in zip(planes, images, strict=True)
-        ]
+        return Scale(0, 1)
     if how.kind == "window":
-        low, high = how.window
-    else:
-        step = max(1, sum(plane.size for plane in planes) // _SAMPLE)
-        values = np.concatenate([plane.ravel()[::step] for plane in planes])
-        low, high = (float(v) for v in np.percentile(values, how.percentiles))
-    if not high > low:
-        return [np.zeros_like(plane) for plane in planes]
+        return Scale(*how.window)
+    step = max(1, count // _SAMPLE)
+    values = np.concatenate([plane.ravel()[::step].copy() for plane in planes])  # a view would keep its plane alive
+    low, high = (float(v) for v in np.percentile(values, how.percentiles))
+    if how.kind == "minmax":
+        return Scale(low, high)
+    values = np.clip(values, low, high)
+    return Scale(low, high, float(values.mean()), float(values.std()) or 1.0)
+
+
+def apply_scale(plane: np.ndarray, image: np.ndarray, how: Normalisation, scale: Scale) -> np.ndarray:
+    """Normalises one slice.
+
+    Args:
+        plane: (channels, H, W) float32, of :func:`to_channels`.
+        image: what it was made from; for ``rgb`` its type says what white is.
+        how: the rule.
+        scale: of the whole case.
+
+    Returns:
+        (channels, H, W) float32.
+    """
+    if how.kind == "rgb":
+        three = len(plane) == 3
+        mean, deviation = (MEAN, DEVIATION) if three else (MEAN.mean()[None], DEVIATION.mean()[None])
+        shift = (mean / deviation)[:, None, None]
+        return plane * (1 / (_white(image) * deviation))[:, None, None] - shift
+    low, high = scale.low, scale.high
+    if not high - low > np.finfo(np.float32).tiny:  # below, 2 / (high - low) is no float32
+        return np.zeros_like(plane)
     if how.kind == "percentile":
-        values = np.clip(values, low, high)
-        mean_, deviation_ = float(values.mean()), float(values.std()) or 1.0
-        return [(np.clip(plane, low, high) - np.float32(mean_)) / np.float32(deviation_) for plane in planes]
-    return [
-        np.clip((plane - np.float32(low)) * np.float32(2 / (high - low)) - np.float32(1), -1, 1) for plane in planes
-    ]
+        return (np.clip(plane, low, high) - np.float32(scale.mean)) / np.float32(scale.deviation)
+    return np.clip((plane - np.float32(low)) * np.float32(2 / (high - low)) - np.float32(1), -1, 1)
 
 
 def check_finite(image: np.ndarray) -> None:
@@ -85,7 +127,12 @@ def check_finite(image: np.ndarray) -> None:
         )
 
 
-def _channels(image: np.ndarray, channels: int) -> np.ndarray:
+def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """(H, W) or (H, W, 3) of any type to (channels, H, W) float32: grey is repeated, colour becomes luminance.
+
+    Raises:
+        OmniFedError: OF217 if a pixel is not finite.
+    """
     check_finite(image)
     plane = image.astype(np.float32)
     if plane.ndim == 3:

@@ -4,7 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from omnifed.data.normalise import default_normalisation, normalise, resize_image, resize_mask
+from omnifed.data.normalise import (
+    apply_scale,
+    case_scale,
+    default_normalisation,
+    normalise,
+    resize_image,
+    resize_mask,
+    to_channels,
+)
 from omnifed.data.site import Normalisation
 from omnifed.errors import OmniFedError
 
@@ -72,3 +80,18 @@ def test_resizing_averages_the_image_and_keeps_the_labels() -> None:
     mask = np.zeros((8, 8), np.uint8)
     mask[:4], mask[4:] = 3, 255
     assert resize_mask(mask, (2, 2)).tolist() == [[3, 3], [255, 255]]
+
+
+@pytest.mark.parametrize("kind", ["rgb", "window", "percentile", "minmax"])
+def test_a_stream_of_slices_gets_the_numbers_of_the_whole_case(kind: str) -> None:
+    case = [np.random.default_rng(k).integers(0, 4000, (700, 800)).astype(np.int16) for k in range(4)]
+    how = Normalisation(kind=kind)
+    count = 4 * 700 * 800  # more than 2^20: every second value is looked at
+    scale = case_scale((to_channels(image, 1) for image in case), count, how)
+    for image, whole in zip(case, normalise(case, how, 1), strict=True):
+        np.testing.assert_array_equal(apply_scale(to_channels(image, 1), image, how, scale), whole)
+
+
+def test_a_range_too_small_for_a_float_becomes_zero() -> None:
+    image = np.array([[0, 1e-40]], np.float32)
+    assert (normalise([image], Normalisation(kind="minmax", percentiles=(0, 100)), 1)[0] == 0).all()
