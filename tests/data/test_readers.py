@@ -16,6 +16,8 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import JPEGLosslessSV1, RLELossless
 
 from omnifed.data.readers.base import MAX_PIXELS
+from omnifed.data.readers.dicom import frames
+from omnifed.data.readers.nifti import Volume
 from omnifed.data.readers.registry import mask_values, read_image, read_mask
 from omnifed.errors import OmniFedError
 
@@ -293,3 +295,29 @@ def test_damaged_bytes_end_in_a_numbered_error_or_an_image(tmp_path: Path, data:
     damaged.write_bytes(bytes(raw[: data.draw(st.integers(len(raw) // 2, len(raw)))]))
     with contextlib.suppress(OmniFedError):  # and nothing else
         assert read_image(damaged).slices
+
+
+def test_a_volume_that_is_read_slice_by_slice_has_nibabels_numbers(tmp_path: Path) -> None:
+    import nibabel as nib
+
+    stored = np.arange(60).reshape(3, 4, 5)
+    for dtype, slope, inter in ((np.int16, 0.0123, -17.3), (">i2", 1, 0), (np.float64, 2.5, 0.1), (np.uint8, 3, 0)):
+        for name in ("v.nii", "v.nii.gz"):
+            image = nib.Nifti1Image(stored.astype(dtype), np.diag([-1.0, -1.0, -1.0, 1.0]))  # stored as it is shown
+            image.header.set_slope_inter(slope, inter)
+            nib.save(image, tmp_path / name)
+            wanted = nib.load(tmp_path / name).get_fdata(dtype=np.float32)
+            volume = Volume(tmp_path / name, scratch=tmp_path)
+            got = np.stack([volume.pixels(k) for k in range(volume.shape[0])])
+            volume.forget()
+            np.testing.assert_array_equal(got, wanted.transpose(2, 1, 0))
+            np.testing.assert_array_equal(volume.pixels(2), wanted[..., 2].T)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v.nii", "v.nii.gz"]
+
+
+def test_chosen_frames_are_decoded_in_the_order_asked_for(tmp_path: Path) -> None:
+    data = slice_file(np.zeros((2, 2)))
+    data.NumberOfFrames = 3
+    data.PixelData = np.repeat(np.array([500, 501, 502], "<i2"), 4).tobytes()
+    data.save_as(tmp_path / "m.dcm")
+    assert [(s.frame, s.pixels[0, 0]) for s in frames(tmp_path / "m.dcm", [2, 0])] == [(3, 4), (1, 0)]

@@ -7,12 +7,13 @@ pixels are decoded, and RLE is decoded by pydicom's own decoder.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
+from pydicom.pixels import apply_modality_lut, apply_voi_lut, iter_pixels
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.uid import RLELossless
 
@@ -56,6 +57,42 @@ def read(path: Path, *, slice_axis: int = 2, voi: bool = False) -> Picture:
         OmniFedError: OF212 damaged, OF213 too large, OF214 deflated, OF215 two series, OF216 no image or no decoder.
     """
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file() and _is_dicom(p))
+    heads, failed = read_heads(path, files)
+    slices: list[tuple[tuple[float, ...], Slice]] = []
+    for file, head in heads:
+        try:
+            instance = int(head.get("InstanceNumber") or 0)
+            slices += [((*place_of(s.plane), instance, s.frame), s) for s in frames(file, voi=voi)]
+        except OmniFedError as error:
+            failed.append((file.name, error))
+    if not slices:
+        raise failed[0][1]
+    slices.sort(key=lambda item: item[0])
+    first = heads[0][1]
+    return Picture(
+        tuple(_renumbered(piece, i) for i, (_, piece) in enumerate(slices)),
+        tuple(failed),
+        modality=str(first.get("Modality", "")),
+        body_part=str(first.get("BodyPartExamined", "") or ""),
+        series=str(first.get("SeriesInstanceUID", "")),
+    )
+
+
+def read_heads(
+    path: Path, files: Sequence[Path]
+) -> tuple[list[tuple[Path, pydicom.Dataset]], list[tuple[str, OmniFedError]]]:
+    """Reads the headers of the one series that is among files.
+
+    Args:
+        path: file or folder, for errors.
+        files: DICOM files; those without an image (SEG, SR...) are left out.
+
+    Returns:
+        File and header without pixels of each image, and name and error of each file that is not readable.
+
+    Raises:
+        OmniFedError: OF213 too large, OF215 two series, OF216 no image; the error of the only file.
+    """
     heads: list[tuple[Path, pydicom.Dataset]] = []
     failed: list[tuple[str, OmniFedError]] = []
     for file in files:
@@ -74,32 +111,21 @@ def read(path: Path, *, slice_axis: int = 2, voi: bool = False) -> Picture:
             seen=f"{path}: {len(files)} DICOM files, none with readable pixels",
             remedy="Name the folder of the image series in the index.",
         )
-    if len({str(head.get("SeriesInstanceUID", "")) for _, head in heads}) > 1:
+    series = {str(head.get("SeriesInstanceUID", "")) for _, head in heads}
+    if len(series) > 1:
         raise OmniFedError(
             "OF215",
             "A DICOM folder must hold one series.",
-            seen=f"{path}: {len({str(h.get('SeriesInstanceUID', '')) for _, h in heads})} series in {len(heads)} files",
+            seen=f"{path}: {len(series)} series in {len(heads)} files",
             remedy="Move each series to its own folder and give each its own index row.",
         )
-    frames = sum(int(head.get("NumberOfFrames") or 1) for _, head in heads)
-    check_size((frames, heads[0][1].Rows, heads[0][1].Columns), path, limit=MAX_VOXELS)
-    slices: list[tuple[tuple[float, ...], Slice]] = []
-    for file, head in heads:
-        try:
-            slices += _read_file(file, voi, int(head.get("InstanceNumber") or 0))
-        except OmniFedError as error:
-            failed.append((file.name, error))
-    if not slices:
-        raise failed[0][1]
-    slices.sort(key=lambda item: item[0])
-    first = heads[0][1]
-    return Picture(
-        tuple(_renumbered(piece, i) for i, (_, piece) in enumerate(slices)),
-        tuple(failed),
-        modality=str(first.get("Modality", "")),
-        body_part=str(first.get("BodyPartExamined", "") or ""),
-        series=str(first.get("SeriesInstanceUID", "")),
-    )
+    check_size((sum(frame_count(h) for _, h in heads), heads[0][1].Rows, heads[0][1].Columns), path, limit=MAX_VOXELS)
+    return heads, failed
+
+
+def frame_count(head: pydicom.Dataset) -> int:
+    """Frames of a file."""
+    return int(head.get("NumberOfFrames") or 1)
 
 
 def _is_dicom(path: Path) -> bool:
@@ -111,17 +137,28 @@ def _renumbered(piece: Slice, number: int) -> Slice:
     return Slice(piece.pixels, piece.spacing, piece.plane, piece.uid, piece.frame, number)
 
 
-def _read_file(path: Path, voi: bool, instance: int) -> list[tuple[tuple[float, ...], Slice]]:
-    """Slices of one file, each with the key by which slices are ordered: position along the normal, then number."""
+def frames(path: Path, indices: Sequence[int] | None = None, *, voi: bool = False) -> Iterator[Slice]:
+    """Decodes frames of one file, one by one.
+
+    Args:
+        path: the file.
+        indices: 0-based frames, in the order to read; None for all.
+        voi: as :func:`read`.
+
+    Raises:
+        OmniFedError: OF212 damaged, OF213 too large, OF214 deflated, OF216 no decoder.
+    """
     data = open_dicom(path)
-    count = int(data.get("NumberOfFrames") or 1)
+    count = frame_count(data)
     check_size((data.Rows, data.Columns), path)
     check_size((count, data.Rows, data.Columns), path, limit=MAX_VOXELS)
+    chosen = range(count) if indices is None else indices
     try:
         plugin = "pydicom" if data.file_meta.TransferSyntaxUID == RLELossless else ""
-        stored = pixel_array(data, decoding_plugin=plugin)
-        stored = stored if count > 1 else stored[None]
-        return [_slice(data, stored[k], k, voi, instance) for k in range(count)]
+        stored = iter_pixels(data, indices=chosen, decoding_plugin=plugin)
+        for k, pixels in zip(chosen, stored, strict=True):
+            uid = str(data.get("SOPInstanceUID", ""))
+            yield Slice(_physical(data, pixels, k, voi), spacing_of(data, k), plane_of(data, k), uid, frame=k + 1)
     except RuntimeError as error:
         if "missing dependencies" not in str(error):
             raise damaged(path, f"{type(error).__name__}: {error}") from None
@@ -135,19 +172,13 @@ def _read_file(path: Path, voi: bool, instance: int) -> list[tuple[tuple[float, 
         raise damaged(path, f"{type(error).__name__}: {error}") from None
 
 
-def _slice(
-    data: pydicom.Dataset, stored: np.ndarray, k: int, voi: bool, instance: int
-) -> tuple[tuple[float, ...], Slice]:
-    pixels = _physical(data, stored, k, voi)
-    spacing, plane = spacing_of(data, k), plane_of(data, k)
-    # Slices without a position come last, in the order of their instance number.
-    place = (1.0, 0.0) if plane is None else (0.0, float(plane[:, 2] @ _normal(plane)))
-    return (*place, float(instance), float(k)), Slice(
-        pixels, spacing, plane, str(data.get("SOPInstanceUID", "")), frame=k + 1
-    )
+def place_of(plane: np.ndarray | None) -> tuple[float, float]:
+    """Key by which slices are ordered: along the normal; those without a position come last."""
+    return (1.0, 0.0) if plane is None else (0.0, float(plane[:, 2] @ normal_of(plane)))
 
 
-def _normal(plane: np.ndarray) -> np.ndarray:
+def normal_of(plane: np.ndarray) -> np.ndarray:
+    """Unit vector (3,) across a slice, in RAS."""
     normal = np.cross(plane[:, 1], plane[:, 0])
     length = float(np.linalg.norm(normal))
     return normal / length if length else normal

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import math
+import mmap
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +17,8 @@ from omnifed.errors import OmniFedError
 
 GRID_TOLERANCE = 0.1
 """Largest distance in voxels between a pixel of the image and a voxel of its mask."""
+_PIECE = 2**22
+"""Bytes unpacked at a time."""
 
 
 def _load(path: Path) -> nib.Nifti1Image:
@@ -35,12 +42,87 @@ def _load(path: Path) -> nib.Nifti1Image:
     return image
 
 
-def _values(image: nib.Nifti1Image, path: Path, *, scaled: bool) -> np.ndarray:
+def _values(image: nib.Nifti1Image, path: Path) -> np.ndarray:
     try:
-        data = image.get_fdata(dtype=np.float32, caching="unchanged") if scaled else np.asanyarray(image.dataobj)
+        data = np.asanyarray(image.dataobj)
     except Exception as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from None
     return data.reshape((*image.shape, 1, 1)[:3])
+
+
+class Volume:
+    """A volume whose slices are read one by one.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``.
+        slice_axis: 0 sagittal, 1 coronal, 2 axial.
+        scratch: folder in which a ``.nii.gz`` is unpacked to a file without a name, which vanishes with the process;
+            None unpacks it into memory.
+
+    Attributes:
+        image: header and affine matrix, as stored.
+        shape: slices, rows and columns.
+
+    Raises:
+        OmniFedError: OF211 not a 2D or 3D volume, OF212 damaged, OF213 too large.
+    """
+
+    def __init__(self, path: Path, *, slice_axis: int = 2, scratch: Path | None = None) -> None:
+        self.image, self.axis = _load(path), slice_axis
+        stored = nib.orientations.io_orientation(self.image.affine)
+        self._turn = nib.orientations.ornt_transform(stored, nib.orientations.axcodes2ornt(("L", "P", "I")))
+        proxy: Any = self.image.dataobj
+        size, kind = math.prod(self.image.shape), self.image.get_data_dtype()
+        try:
+            self._map = _mapped(path, int(proxy.offset) + size * kind.itemsize, scratch)
+            raw = np.frombuffer(self._map, kind, size, int(proxy.offset))
+        except Exception as error:
+            raise damaged(path, f"{type(error).__name__}: {error}") from None
+        self._raw = self.stacked(raw.reshape(self.image.shape, order="F"))
+        self.shape: tuple[int, int, int] = self._raw.shape
+        turned = nib.orientations.inv_ornt_aff(self._turn, (*self.image.shape, 1, 1)[:3])
+        self.affine: np.ndarray = self.image.affine @ turned
+
+    def stacked(self, stored: np.ndarray) -> np.ndarray:
+        """A view of an array of the file's shape as (slices, rows, columns): what is written to it lands in the file's
+        order."""
+        turned = nib.orientations.apply_orientation(stored.reshape((*self.image.shape, 1, 1)[:3]), self._turn)
+        return np.moveaxis(turned, self.axis, 0).transpose(0, 2, 1)
+
+    def pixels(self, k: int) -> np.ndarray:
+        """Slice k (H, W) float32, in the file's units."""
+        proxy: Any = self.image.dataobj
+        scaled = nib.volumeutils.apply_read_scaling(self._raw[k], proxy.slope, proxy.inter)
+        return np.ascontiguousarray(scaled, np.float32)
+
+    def plane(self, k: int) -> np.ndarray:
+        """Matrix (3, 3) from (row, column, 1) of slice k to RAS+ mm."""
+        across, down = (axis for axis in range(3) if axis != self.axis)
+        at = self.affine[:3, self.axis] * k + self.affine[:3, 3]
+        return np.stack([self.affine[:3, down], self.affine[:3, across], at], axis=1)
+
+    def forget(self) -> None:
+        """Gives the memory of the slices read so far back; they can be read again."""
+        if isinstance(self._map, mmap.mmap):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapped(path: Path, size: int, scratch: Path | None) -> mmap.mmap | bytes:
+    """The first ``size`` bytes of a file, unpacked: what follows in a hostile file is never read."""
+    if not path.name.lower().endswith(".gz"):
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    with gzip.open(path) as packed:
+        if scratch is None:
+            return packed.read(size)
+        with tempfile.TemporaryFile(dir=scratch) as file:
+            while size > file.tell():
+                piece = packed.read(min(_PIECE, size - file.tell()))
+                if not piece:
+                    raise EOFError("the file ends before its voxels")
+                file.write(piece)
+            file.flush()
+            return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
 
 
 def read(path: Path, *, slice_axis: int = 2, voi: bool = False) -> Picture:
@@ -57,21 +139,12 @@ def read(path: Path, *, slice_axis: int = 2, voi: bool = False) -> Picture:
     Raises:
         OmniFedError: OF211 not a 2D or 3D volume, OF212 damaged, OF213 too large.
     """
-    image = _load(path)
-    data = _values(image, path, scaled=True)
-    turn = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(image.affine), nib.orientations.axcodes2ornt(("L", "P", "I"))
-    )
-    affine = image.affine @ nib.orientations.inv_ornt_aff(turn, data.shape)
-    data = nib.orientations.apply_orientation(data, turn)
-    across, down = (axis for axis in range(3) if axis != slice_axis)
+    volume = Volume(path, slice_axis=slice_axis)
     slices = []
-    for k in range(data.shape[slice_axis]):
-        plane = np.stack([affine[:3, down], affine[:3, across], affine[:3, slice_axis] * k + affine[:3, 3]], axis=1)
+    for k in range(volume.shape[0]):
+        plane = volume.plane(k)
         spacing = (float(np.linalg.norm(plane[:, 0])), float(np.linalg.norm(plane[:, 1])))
-        slices.append(
-            Slice(np.ascontiguousarray(data.take(k, slice_axis).T), spacing, plane, frame=k + 1, number=k),
-        )
+        slices.append(Slice(volume.pixels(k), spacing, plane, frame=k + 1, number=k))
     return Picture(tuple(slices), modality="NIFTI")
 
 
@@ -99,7 +172,7 @@ def mask_values(path: Path) -> dict[int, str]:
 
 def _label_map(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
     image = _load(path)
-    data = _values(image, path, scaled=False)
+    data = _values(image, path)
     if data.dtype.kind == "f":
         if not (np.isfinite(data).all() and (data == np.round(data)).all()):
             raise OmniFedError(
