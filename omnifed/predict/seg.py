@@ -89,7 +89,7 @@ def write_seg(
     except Exception as error:  # highdicom refuses headers with whatever it stumbles over
         raise undescribed(f"{type(error).__name__}: {error}") from None
     del seg
-    write_atomic(path, file.getvalue())
+    write_atomic(path, file.getvalue(), mode=0o600)
 
 
 def _segmentation(
