@@ -6,5 +6,6 @@ from omnifed.cli import bench as bench
 from omnifed.cli import data as data
 from omnifed.cli import describe as describe
 from omnifed.cli import devices as devices
+from omnifed.cli import predict as predict
 from omnifed.cli import report as report
 from omnifed.cli.root import app as app
