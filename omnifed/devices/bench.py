@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from omnifed.devices.bench_child import broken
 from omnifed.devices.measurement import MOST_VARIATION, Engine, Measurement
 from omnifed.errors import OmniFedError
-from omnifed.export.card import ExportCard
-from omnifed.export.wire import damaged, refuse_external_data
+from omnifed.export.card import KEY, ExportCard, Precision
+from omnifed.export.wire import damaged, metadata, refuse_external_data
 from omnifed.models.scaling import architecture_key
 
 Progress = Callable[[float], None]
@@ -31,6 +31,7 @@ def bench(
     model: Path | bytes,
     *,
     engine: Engine = "ort",
+    precision: Precision | None = None,
     threads: int = 1,
     warmups: int = 10,
     runs: int = 50,
@@ -47,7 +48,8 @@ def bench(
 
     Args:
         model: the ONNX file or its content, with one image input of fixed size.
-        engine: ONNX Runtime or OpenVINO, on the CPU in float32.
+        engine: ONNX Runtime or OpenVINO, on the CPU.
+        precision: see :func:`omnifed.devices.engines.load`; None takes what the model's card says.
         threads: of one inference.
         warmups: fewest inferences before; they last at least 0.2 s.
         runs: fewest inferences measured.
@@ -69,7 +71,9 @@ def bench(
     """
     content = _content(model)
     refuse_external_data(content)
+    card = _card(content)
     request: dict[str, Any] = {"engine": engine, "threads": threads, "warmups": warmups, "runs": runs}
+    request |= {"precision": precision or (card.precision if card else "fp32")}
     request |= {"least_s": seconds[0], "most_s": seconds[1]}
     with tempfile.TemporaryDirectory() as folder:
         path = model if isinstance(model, Path) else Path(folder) / "model.onnx"
@@ -79,8 +83,8 @@ def bench(
         best: Measurement | None = None
         for _ in range(2):
             figures = _ask(request, limit_s, progress or (lambda share: None))
-            card = figures.pop("card")
-            measured = Measurement(network=network or _name(card, content), engine=engine, threads=threads, **figures)
+            name = network or (architecture_key(card.student) if card else hashlib.sha256(content).hexdigest())
+            measured = Measurement(network=name, engine=engine, threads=threads, **figures)
             best = measured if best is None or measured.variation < best.variation else best
             if best.variation <= MOST_VARIATION:
                 return best
@@ -111,11 +115,12 @@ def _content(model: Path | bytes) -> bytes:
         raise damaged(f"{model}: {error.strerror or error}") from None
 
 
-def _name(card: str, content: bytes) -> str:
+def _card(content: bytes) -> ExportCard | None:
+    """What the model says of itself; None where it is not one of OmniFed's."""
     try:
-        return architecture_key(ExportCard.model_validate_json(card).student)
+        return ExportCard.model_validate_json(metadata(content).get(KEY, ""))
     except ValidationError:
-        return hashlib.sha256(content).hexdigest()
+        return None
 
 
 def _ask(request: dict[str, Any], limit_s: float, progress: Progress) -> dict[str, Any]:

@@ -159,13 +159,13 @@ def run(request: dict[str, Any], tell: Callable[[float], None]) -> dict:
     """Loads and measures.
 
     Args:
-        request: ``model`` (path), ``engine``, ``threads`` and the fields of :class:`Plan`.
+        request: ``model`` (path), ``engine``, ``threads``, ``precision`` and the fields of :class:`Plan`.
         tell: see :func:`measure`.
 
     Raises:
         OmniFedError: as :func:`~omnifed.devices.engines.load`; OF704 if an inference fails.
     """
-    model = load(request["engine"], Path(request["model"]).read_bytes(), request["threads"])
+    model = load(request["engine"], Path(request["model"]).read_bytes(), request["threads"], request["precision"])
     plan = Plan(**{name: request[name] for name in Plan.__dataclass_fields__})
     try:
         gc.disable()
@@ -178,7 +178,6 @@ def run(request: dict[str, Any], tell: Callable[[float], None]) -> dict:
         "size": model.size,
         "load_ms": model.load_s * 1000,
         "peak_mib": peak_mib(),
-        "card": model.card,
     }
 
 

@@ -6,15 +6,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from omnifed.errors import OmniFedError
-from omnifed.export.wire import damaged, refuse_external_data
+from omnifed.export.wire import damaged, metadata, refuse_external_data
 
 if TYPE_CHECKING:
     from omnifed.devices.measurement import Engine
+    from omnifed.export.card import Precision
 
 CARD = "omnifed"
 """Metadata key of :mod:`omnifed.export.card`, which needs pydantic; a measured process stays small."""
@@ -45,20 +47,42 @@ class Loaded:
         return (second, last) if first <= last else (first, second)
 
 
-def load(engine: Engine, model: bytes, threads: int) -> Loaded:
+def load(engine: Engine, model: bytes, threads: int, precision: Precision = "fp32") -> Loaded:
     """Loads a model with one image input, whose batch becomes 1.
 
     Args:
-        engine: ``ort`` or ``openvino``, both on the CPU, in float32.
+        engine: ``ort`` or ``openvino``, both on the CPU.
         model: content of the ONNX file; nothing else is read.
         threads: of one inference.
+        precision: ``bf16`` lets OpenVINO compute in bfloat16, ONNX Runtime cannot on a CPU and stays in float32; the
+            others are what the file says: float32, or int8 between its QDQ nodes.
 
     Raises:
         OmniFedError: OF602 if it does not load, OF603 if it refers to other files, OF702 if the engine is not
             installed, OF703 if its input is not one image of fixed size.
     """
     refuse_external_data(model)
-    return {"ort": _ort, "openvino": _openvino}[engine](model, threads)
+    card = metadata(model).get(CARD, "")
+    # The import of an engine is no part of the time to load.
+    if engine == "ort":
+        import onnxruntime  # noqa: F401
+
+        start = time.perf_counter()
+        session = ort_session(model, threads)
+        load_s = time.perf_counter() - start
+        inputs = session.get_inputs()
+        shape = _image_shape([(part.shape, part.type) for part in inputs])
+        feed = {inputs[0].name: image(shape, inputs[0].type)}
+        return Loaded(lambda: session.run(None, feed), shape, load_s, card)
+    openvino()
+    start = time.perf_counter()
+    network = openvino_model(model)
+    kinds = openvino_ends(network.inputs)
+    shape = _image_shape(kinds)
+    request = openvino_request(network, shape, threads, precision)
+    load_s = time.perf_counter() - start
+    batch = [image(shape, kinds[0][1])]
+    return Loaded(lambda: request.infer(batch, share_inputs=True), shape, load_s, card)
 
 
 def image(shape: Sequence[int], kind: str) -> np.ndarray:
@@ -73,65 +97,96 @@ def image(shape: Sequence[int], kind: str) -> np.ndarray:
     return np.random.default_rng([0]).standard_normal(shape, np.float32).astype(TYPES[kind])
 
 
-def _ort(model: bytes, threads: int) -> Loaded:
+def ort_session(model: bytes, threads: int) -> Any:
+    """A session of ONNX Runtime on the CPU; the same for what is measured and for what runs.
+
+    Args:
+        model: content of the ONNX file, already looked through by :func:`~omnifed.export.wire.refuse_external_data`.
+        threads: of one run; 0 leaves it to ONNX Runtime.
+
+    Raises:
+        OmniFedError: OF602 if it does not load.
+    """
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()  # the options of omnifed.export.session: what is measured is what runs
+    options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
-    start = time.perf_counter()
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's own exceptions share no base class
         raise damaged(f"{type(error).__name__}: {str(error)[:300]}") from None
-    load_s = time.perf_counter() - start
-    inputs = session.get_inputs()
-    shape = _image_shape([(part.shape, part.type) for part in inputs])
-    feed = {inputs[0].name: image(shape, inputs[0].type)}
-    card = session.get_modelmeta().custom_metadata_map.get(CARD, "")
-    return Loaded(lambda: session.run(None, feed), shape, load_s, card)
 
 
-def _openvino(model: bytes, threads: int) -> Loaded:
-    openvino = _quiet_openvino()
-    core, start = openvino.Core(), time.perf_counter()
+def openvino_model(model: bytes) -> Any:
+    """A model read by OpenVINO, not yet compiled; ``model`` as in :func:`ort_session`.
+
+    Raises:
+        OmniFedError: OF602 if it does not load, OF702 if OpenVINO is not installed.
+    """
     try:
-        network = core.read_model(model=model)
-    except RuntimeError as error:
+        return openvino().Core().read_model(model=model)
+    except OmniFedError:
+        raise
+    except Exception as error:  # also UnicodeDecodeError, where its own message quotes the file
         raise damaged(f"OpenVINO: {str(error)[-300:]}") from None
-    inputs = [([_length(axis) for axis in part.partial_shape], part.element_type) for part in network.inputs]
-    kinds = [(shape, kind.get_type_name()) for shape, kind in inputs]
-    shape = _image_shape(kinds)
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+
+
+def openvino_ends(ends: Sequence[Any]) -> list[tuple[list[Any], str]]:
+    """Shape (None for a dynamic axis) and type's name of a model's inputs or outputs."""
+    return [([_length(axis) for axis in e.partial_shape], e.element_type.get_type_name()) for e in ends]
+
+
+def openvino_request(network: Any, shape: Sequence[int], threads: int, precision: Precision) -> Any:
+    """Compiles a model for one image and returns its inference request.
+
+    Args:
+        network: from :func:`openvino_model`.
+        shape: (1, channels, H, W).
+        threads: of one inference; 0 leaves it to OpenVINO.
+        precision: see :func:`load`.
+
+    Raises:
+        OmniFedError: OF602 if it does not compile.
+    """
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        # Without the hint OpenVINO takes bfloat16 wherever the CPU has it.
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+    }
     try:
         network.reshape(list(shape))
-        request = core.compile_model(network, "CPU", settings).create_infer_request()
-    except RuntimeError as error:
+        return openvino().Core().compile_model(network, "CPU", settings).create_infer_request()
+    except Exception as error:  # as above
         raise damaged(f"OpenVINO: {str(error)[-300:]}") from None
-    load_s = time.perf_counter() - start
-    feed = [image(shape, kinds[0][1])]
-    path = ["framework", CARD]
-    card = str(network.get_rt_info(path).value) if network.has_rt_info(path) else ""
-    return Loaded(lambda: request.infer(feed, share_inputs=True), shape, load_s, card)
 
 
-def _quiet_openvino() -> Any:
+def has_openvino() -> bool:
+    """Whether OpenVINO is installed, without importing it."""
+    return find_spec("openvino") is not None
+
+
+def openvino() -> Any:
     """OpenVINO without openvino_telemetry.
 
     Its import reports itself to a web service, without being asked and into a file of the user's home. Where that
     package is missing it takes a stub that sends nothing: so for this process it is missing.
+
+    Raises:
+        OmniFedError: OF702 if it is not installed.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
-        import openvino
+        import openvino as library
     except ImportError as error:
         raise OmniFedError(
             "OF702",
-            "An engine must be installed before it can measure.",
+            "An engine must be installed before it can measure or run a model.",
             seen=f"openvino: {error}",
             remedy="Install the extra: pip install 'omnifed[openvino]', or use --engine ort.",
         ) from None
-    return openvino
+    return library
 
 
 def _length(axis: Any) -> int | None:

@@ -42,6 +42,31 @@ def refuse_external_data(model: bytes) -> None:
     _walk(memoryview(model), "model", 0)
 
 
+METADATA, KEY, VALUE = 14, 1, 2
+"""Fields of ModelProto (metadata_props) and of its entries."""
+
+
+def metadata(model: bytes) -> dict[str, str]:
+    """The metadata of a model by key, read before any engine sees the file.
+
+    Args:
+        model: content of an ONNX file.
+
+    Raises:
+        OmniFedError: OF602 if the bytes are no protobuf message.
+    """
+    found = {}
+    for number, _, entry in _fields(memoryview(model)):
+        if number == METADATA and isinstance(entry, memoryview):
+            parts = {key: bytes(value) for key, _, value in _fields(entry) if isinstance(value, memoryview)}
+            found[_text(parts.get(KEY, b""))] = _text(parts.get(VALUE, b""))
+    return found
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")
+
+
 def _walk(message: memoryview, kind: str, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise damaged("nested too deeply")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
+import sys
 
 import numpy as np
 import onnx
@@ -14,7 +16,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from omnifed.errors import OmniFedError
 from omnifed.export.session import Session, load
-from omnifed.export.wire import refuse_external_data
+from omnifed.export.wire import metadata, refuse_external_data
+
+from .conftest import images
+
+openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is an extra")
 
 
 def tiny(weights: onnx.TensorProto | None = None) -> onnx.ModelProto:
@@ -71,6 +77,11 @@ def test_any_bytes_end_in_a_numbered_error_or_pass(noise, at, cut):
             refuse_external_data(content)
 
 
+def test_metadata_are_read_without_an_engine(exported):
+    assert metadata(exported.path.read_bytes()) == {p.key: p.value for p in onnx.load(exported.path).metadata_props}
+    assert metadata(b"") == {}
+
+
 def test_damaged_and_missing_files(tmp_path, exported):
     content = exported.path.read_bytes()
     for bad in (b"", b"no model at all", content[: len(content) // 2]):
@@ -90,12 +101,89 @@ def with_card(exported, **changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"channels": 3}, {"image_size": [32, 32]}, {"labels": {"0": "background", "1": "x"}}, {"format": 3}, {"extra": 1}],
+    [{"channels": 3}, {"image_size": [32, 32]}, {"labels": {"0": "background", "1": "x"}}, {"format": 0}, {"extra": 1}],
 )
 def test_metadata_must_fit_the_graph(exported, changes):
     Session(with_card(exported))
     with pytest.raises(OmniFedError, match="OF604"):
         Session(with_card(exported, **changes))
+
+
+def test_a_model_of_a_newer_version_says_which(exported):
+    with pytest.raises(OmniFedError) as caught:
+        Session(with_card(exported, format=7, omnifed="9.1.0", sparkle=True))
+    assert caught.value.code == "OF607"
+    assert "format 7, written by OmniFed 9.1.0; this version reads up to 2" in caught.value.seen
+
+
+def test_metadata_of_the_first_format_are_read(exported):
+    old = json.loads(next(p.value for p in onnx.load(exported.path).metadata_props if p.key == "omnifed"))
+    model = onnx.load(exported.path)
+    for prop in model.metadata_props:
+        if prop.key == "omnifed":
+            kept = {k: v for k, v in old.items() if k not in ("slice_axis", "view", "precision", "engine")}
+            prop.value = json.dumps(kept | {"format": 1})
+    assert Session(model.SerializeToString()).card.precision == "fp32"
+
+
+def test_metadata_that_are_no_json_are_refused(exported):
+    model = onnx.load(exported.path)
+    model.metadata_props[0].value = "{"
+    assert model.metadata_props[0].key == "omnifed"
+    with pytest.raises(OmniFedError, match="OF604"):
+        Session(model.SerializeToString())
+
+
+@openvino
+def test_openvino_computes_what_onnx_runtime_computes(exported, config):
+    batch = images(3, config, seed=5).numpy()
+    ort, other = Session(exported.path.read_bytes(), threads=1), load(exported.path, threads=1, engine="openvino")
+    assert (ort.engine, other.engine, other.card) == ("ort", "openvino", ort.card)
+    got = other.logits(batch)
+    assert got.dtype == np.float32
+    assert np.abs(got - ort.logits(batch)).max() <= 1e-4 * max(1, exported.peak)
+    assert np.array_equal(got[1:2], other.logits(batch[1:2]))
+
+
+@openvino
+def test_auto_takes_the_engine_of_the_card(exported):
+    assert Session(with_card(exported)).engine == "ort"
+    assert Session(with_card(exported, engine="openvino")).engine == "openvino"
+    assert Session(with_card(exported, engine="openvino"), engine="ort").engine == "ort"
+
+
+def test_auto_falls_back_and_a_named_engine_does_not(exported, monkeypatch):
+    monkeypatch.setattr("omnifed.export.session.has_openvino", lambda: False)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    model = with_card(exported, engine="openvino")
+    assert Session(model).engine == "ort"
+    with pytest.raises(OmniFedError, match="OF702"):
+        Session(model, engine="openvino")
+
+
+def test_bfloat16_in_onnx_runtime_is_float32_and_a_warning(exported, config):
+    model, plain = Session(with_card(exported, precision="bf16")), load(exported.path)
+    batch = images(1, config).numpy()
+    assert np.array_equal(model.logits(batch), plain.logits(batch))
+    assert "float32" in model.warnings[0]
+    assert plain.warnings == ()
+
+
+@pytest.mark.parametrize("engine", ["ort", pytest.param("openvino", marks=openvino)])
+def test_flipped_bits_end_in_a_number_or_in_another_sha256(exported, engine):
+    """Whatever a flip does: no traceback of an engine, and never the same digest."""
+    content = exported.path.read_bytes()
+    graph = content.index(b"node_")  # from here on: nodes and their attributes, then weights
+    rng = np.random.default_rng([4])
+    refused = 0
+    for at in (*rng.integers(0, 64, 6), *rng.integers(graph, graph + 6000, 10)):
+        bad = bytearray(content)
+        bad[at] ^= 1 << int(rng.integers(8))
+        try:
+            assert Session(bytes(bad), threads=1, engine=engine).sha256 != exported.sha256
+        except OmniFedError as error:
+            refused += error.code in ("OF602", "OF603", "OF604", "OF607")
+    assert refused > 0
 
 
 def test_a_model_without_metadata_is_refused():
