@@ -11,6 +11,10 @@ from omnifed.errors import OmniFedError
 
 PRESETS: dict[str, tuple[float, float]] = {"compact": (0.62, 0.54), "balanced": (1.0, 1.0), "accurate": (1.38, 1.6)}
 """(alpha, beta) of the paper's three variants (Table 1)."""
+EDGE: dict[str, object] = {"stem_stride": 2, "fusion": "depthwise", "branches": True}
+"""Options of ``compact-edge``, ``balanced-edge`` and ``accurate-edge``: the paper's sizes with what measured
+Dice against latency chose (docs/students.md, benchmarks/edge_report.py)."""
+_EDGE = "-edge"
 
 
 class StudentSpec(Frozen):
@@ -56,7 +60,8 @@ class StudentSpec(Frozen):
 
     @classmethod
     def parse(cls, text: str) -> StudentSpec:
-        """Reads ``omnisegnet:compact``, ``omnisegnet:compact,stem_stride=2`` or ``omnisegnet:alpha=0.8,beta=0.7``.
+        """Reads ``omnisegnet:compact``, ``omnisegnet:compact-edge``, ``omnisegnet:compact,stem_stride=2`` or
+        ``omnisegnet:alpha=0.8,beta=0.7``.
 
         Raises:
             OmniFedError: OF301 for an unknown family, preset or option.
@@ -69,14 +74,16 @@ class StudentSpec(Frozen):
                 if equals:
                     values[key] = int(value) if value.isdecimal() else value
                 else:
-                    values["alpha"], values["beta"] = PRESETS[item]
+                    values |= EDGE if item.endswith(_EDGE) else {}
+                    values["alpha"], values["beta"] = PRESETS[item.removesuffix(_EDGE)]
             return cls.model_validate(values)
         except (KeyError, ValueError) as error:
             raise OmniFedError(
                 "OF301",
                 "A student is FAMILY:PRESET or FAMILY:key=value,... with known family, preset and options.",
                 seen=f"{text!r}: {_cause(error)}",
-                remedy=f"Use for example omnisegnet:compact; presets are {', '.join(PRESETS)}; options are "
+                remedy=f"Use for example omnisegnet:compact; presets are {', '.join(PRESETS)}, each also with {_EDGE}; "
+                f"options are "
                 f"{', '.join(list(cls.model_fields)[1:])}.",
             ) from None
 

@@ -152,3 +152,11 @@ def test_keys_of_the_paper_s_networks_do_not_change_when_options_are_added():
     assert architecture_key(spec) == ("omnisegnet/c16-32-64-128-160/e2-1-1-1-1/d2-2-1-1/stem1/group/batch/se/aspp")
     more = spec.model_copy(update={"stem_stride": 2, "head": "shuffle", "expansion": 2, "se": "stage"})
     assert architecture_key(more).endswith("/stem2/group/batch/stagese/aspp/shuffle/expand2")
+
+
+def test_edge_presets_are_the_paper_s_sizes_with_options_for_speed():
+    spec = StudentSpec.parse("omnisegnet:balanced-edge")
+    assert spec == StudentSpec.parse("omnisegnet:balanced,stem_stride=2,fusion=depthwise,branches=true")
+    assert StudentSpec.parse("omnisegnet:balanced-edge,branches=false").branches is False
+    paper = StudentSpec.parse("omnisegnet:balanced")
+    assert costs(spec, SiteSpec(3, 2)).macs < costs(paper, SiteSpec(3, 2)).macs / 8
