@@ -83,11 +83,16 @@ def _found(source: Path) -> Iterator[tuple[Path, Kind, tuple[Path, ...]]]:
     if source.is_file():
         yield source, _kind(source), (source,)
         return
-    for name, folders, names in os.walk(source):
-        folders[:] = sorted(part for part in folders if not part.startswith("."))
+    been: set[Path] = set()
+    for name, folders, names in os.walk(source, followlinks=True):
         folder = Path(name)
+        if folder.resolve() in been:  # a link back to where we came from
+            folders.clear()
+            continue
+        been.add(folder.resolve())
+        folders[:] = sorted(part for part in folders if not part.startswith("."))
         files = [folder / n for n in sorted(names) if not n.startswith(".") and n != "DICOMDIR"]
-        kinds = {file: _kind(file) for file in files if file.is_file()}
+        kinds = {file: _kind(file) for file in files if file.is_file() or file.is_symlink()}
         series = tuple(file for file, kind in kinds.items() if kind == "dicom")
         if series:
             yield folder, "dicom", series

@@ -29,7 +29,8 @@ def segment(model: Model, image: np.ndarray, view: View) -> np.ndarray:
 
     ``resize``: shrunk or enlarged as in training; the logits are brought back bilinearly, then the largest wins.
     ``window``: tiles of the network's size at the image's own resolution, overlapping by half, logits weighted by a
-    Gaussian of a standard deviation of 1/8 tile. One image a run: on a CPU a batch is not faster (``predict_cost``).
+    Gaussian of a standard deviation of 1/8 tile. One image a run: on one thread a batch gains nothing (compact student
+    with stem_stride=2, CPU ms an image: 13.4 alone, 13.8 by four, 14.9 by eight).
 
     Args:
         model: the network.

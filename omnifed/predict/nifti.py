@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 
+from omnifed.data.readers.base import MAX_VOXELS, check_size
 from omnifed.data.readers.nifti import Volume
 from omnifed.export.card import NOTICE
 from omnifed.files import not_written, sync_folder
@@ -39,6 +40,7 @@ class NiftiSource:
     def __init__(self, path: Path, slice_axis: int, scratch: Path) -> None:
         if path.name.lower().endswith(".gz"):
             head: Any = nib.load(path)
+            check_size(head.shape, path, limit=MAX_VOXELS)
             need_room(scratch, math.prod(head.shape) * head.get_data_dtype().itemsize)
         self._volume = Volume(path, slice_axis=slice_axis, scratch=scratch)
         image = self._volume.image
@@ -82,5 +84,7 @@ def _save(image: nib.Nifti1Image, path: Path) -> None:
         os.replace(part, path)
         sync_folder(path.parent)
     except OSError as error:
-        Path(part).unlink(missing_ok=True)
         raise not_written(path, error) from None
+    finally:  # also when interrupted
+        if part:
+            Path(part).unlink(missing_ok=True)

@@ -84,7 +84,7 @@ def _predict(model: Model, item: Item, view: View, overlay: Overlay, at: Callabl
     voi = card.normalisation.kind in ("minmax", "rgb")  # as in training
     folder = item.output.parent
     source = open_source(item.kind, item.source, item.files, slice_axis=card.slice_axis, voi=voi, scratch=folder)
-    need_room(folder, source.masks.nbytes)
+    need_room(folder, source.masks.nbytes // 8)  # label maps are packed, or a bit a pixel
     with contextlib.ExitStack() as stack:
         slices = None
         if overlay == "slices" and item.kind != "image" and item.overlay:
@@ -129,16 +129,16 @@ def _masks(
 
 
 def _draw(item: Item, source: Source, card: ExportCard, scale: Scale, counts: np.ndarray) -> None:
-    """The overlay of an image, or the contact sheet of a volume: its slices are read once more."""
+    """The overlay of one image, or the contact sheet of a volume: its slices are read once more."""
     assert item.overlay is not None
-    numbers = [0] if item.kind == "image" else shown_slices(counts[:, 1:].sum(1).tolist())
-
-    longest = LARGEST if item.kind == "image" else 2 * SIDE
+    single = len(source.masks) == 1
+    numbers = [0] if single else shown_slices(counts[:, 1:].sum(1).tolist())
+    longest = LARGEST if single else 2 * SIDE
     tiles = []
     for k, image in zip(numbers, _pixels(item.source, source, numbers), strict=True):
         plane = apply_scale(to_channels(image, card.channels), image, card.normalisation, scale)
         tiles.append(drawn(plane, source.masks[k], card.normalisation, longest=longest))
-    if item.kind == "image":
+    if single:
         write_png(item.overlay, Image.fromarray(tiles[0]))
     else:
         write_sheet(item.overlay, tiles, numbers, card.labels)
@@ -157,7 +157,7 @@ def _pixels(path: Path, source: Source, chosen: Sequence[int]) -> Iterator[np.nd
 
 def _sizes(pixels: np.ndarray, voxel_ml: float | None, labels: dict[int, str]) -> dict[str, LabelSize]:
     return {
-        name: LabelSize(int(pixels[label]), None if voxel_ml is None else round(float(pixels[label]) * voxel_ml, 6))
+        name: LabelSize(int(pixels[label]), None if voxel_ml is None else float(pixels[label]) * voxel_ml)
         for label, name in labels.items()
         if label
     }

@@ -39,7 +39,8 @@ def distance_of(planes: Sequence[np.ndarray | None], name: str) -> float | None:
         raise no_stack(f"{name}: {len(planes) - len(known)} of {len(planes)} slices without position or orientation")
     stack = np.stack(known)
     lengths = np.linalg.norm(stack[:, :, :2], axis=1)
-    cosines = stack[:, :, :2] / lengths[:, None]
+    with np.errstate(invalid="ignore"):
+        cosines = stack[:, :, :2] / lengths[:, None]
     alike = np.abs(cosines - cosines[0]).max() <= _PARALLEL and np.abs(lengths / lengths[0] - 1).max() <= _PARALLEL
     if not alike:  # nor where a direction of length 0 makes NaN
         raise no_stack(f"{name}: slices differ in orientation or pixel spacing")

@@ -94,3 +94,12 @@ def test_existing_predictions_are_kept(tmp_path: Path) -> None:
     touch(tmp_path / "out", "a.png", "b_overlay.png")
     assert "and 1 more" in refused("OF622", tmp_path / "in", tmp_path / "out")
     assert len(find(tmp_path / "in", tmp_path / "out", "sheet", overwrite=True)) == 2
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere", "a.png")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "patient").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "broken.png").symlink_to(tmp_path / "nowhere")
+    assert set(plan(tmp_path / "in", tmp_path / "out")) == {"in/patient/a.png", "in/broken.png"}

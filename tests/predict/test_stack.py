@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from omnifed.errors import OmniFedError
 from omnifed.predict.stack import distance_of
@@ -47,3 +49,10 @@ def test_slices_of_another_orientation_spacing_or_place() -> None:
     refused("OF627", [plane(0), None])
     refused("OF627", [plane(0, across=(0, 0, 0)), plane(1, across=(0, 0, 0))])
     assert distance_of([plane(0), plane(1, x=0.01), plane(2, x=0.02)], "s") == 1  # rounding
+
+
+@given(st.integers(4, 30), st.data())
+def test_no_slice_can_be_missing_between_others(slices: int, data: st.DataObject) -> None:
+    gone = data.draw(st.sets(st.integers(2, slices - 2), min_size=1))  # the first two stay: they tell the distance
+    planes: list[np.ndarray | None] = [plane(1.25 * k) for k in range(slices) if k not in gone]
+    refused("OF625", planes)

@@ -109,7 +109,7 @@ def read_heads(
             "OF216",
             "A DICOM file or folder must hold images that can be decoded here.",
             seen=f"{path}: {len(files)} DICOM files, none with readable pixels",
-            remedy="Name the folder of the image series in the index.",
+            remedy="Name the folder of the image series.",
         )
     series = {str(head.get("SeriesInstanceUID", "")) for _, head in heads}
     if len(series) > 1:
@@ -117,7 +117,7 @@ def read_heads(
             "OF215",
             "A DICOM folder must hold one series.",
             seen=f"{path}: {len(series)} series in {len(heads)} files",
-            remedy="Move each series to its own folder and give each its own index row.",
+            remedy="Move each series to a folder of its own; in an index, give each a row of its own.",
         )
     check_size((sum(frame_count(h) for _, h in heads), heads[0][1].Rows, heads[0][1].Columns), path, limit=MAX_VOXELS)
     return heads, failed
