@@ -6,6 +6,8 @@ from omnifed.cli import bench as bench
 from omnifed.cli import data as data
 from omnifed.cli import describe as describe
 from omnifed.cli import devices as devices
+from omnifed.cli import export as export
 from omnifed.cli import predict as predict
 from omnifed.cli import report as report
+from omnifed.cli import serve as serve
 from omnifed.cli.root import app as app
