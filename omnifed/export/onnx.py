@@ -1,9 +1,10 @@
-"""A student to one ONNX file: dynamic batch, metadata inside, published only after it computes the same."""
+"""A student to one ONNX file: norms folded, metadata inside, published only after it computes the same."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import io
 import logging
 import time
@@ -11,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,12 +21,33 @@ from torch import Tensor, nn
 import omnifed
 from omnifed.data.site import SiteConfig
 from omnifed.errors import OmniFedError
-from omnifed.export.card import INPUT, KEY, OPSET, OUTPUT, ExportCard
+from omnifed.export.card import INPUT, OPSET, OUTPUT, ExportCard
+from omnifed.export.graph import set_card, strip
 from omnifed.export.session import Session, unfit, wrong_batch
 from omnifed.files import write_atomic
 
+Batch = Literal["dynamic", "static"]
+TOLERANCE = 1e-4
+"""Largest allowed difference of a logit, relative to the largest logit where that is above 1."""
 CHUNK = 8
 """Images compared in one run."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How well a file agrees with the student.
+
+    Attributes:
+        samples: images compared.
+        max_delta: largest absolute difference of a logit.
+        peak: largest absolute logit of the student.
+        agreement: share of pixels with the same label, 0..1.
+    """
+
+    samples: int
+    max_delta: float
+    peak: float
+    agreement: float
 
 
 @dataclass(frozen=True)
@@ -67,9 +89,15 @@ class _Logits(nn.Module):
 
 
 def export_student(
-    student: nn.Module, config: SiteConfig, path: Path, samples: Tensor, *, tolerance: float = 1e-4
+    student: nn.Module,
+    config: SiteConfig,
+    path: Path,
+    samples: Tensor,
+    *,
+    tolerance: float = TOLERANCE,
+    batch: Batch = "dynamic",
 ) -> ExportReport:
-    """Exports a student and compares the file with it in ONNX Runtime.
+    """Exports a student in float32 and compares the file with it in ONNX Runtime.
 
     Args:
         student: the network; it is not changed.
@@ -77,41 +105,65 @@ def export_student(
         path: where the file is published, atomically; nothing is written if the comparison fails.
         samples: (n, channels, H, W), n at least 1, normalised images, best real ones.
         tolerance: largest allowed difference of a logit, relative to the largest logit where that is above 1.
+        batch: ``dynamic``, or ``static`` for one image at a time.
+
+    Raises:
+        OmniFedError: as :func:`serialise`.
+    """
+    start = time.monotonic()
+    model, parity = serialise(student, config, samples, tolerance=tolerance, batch=batch)
+    write_atomic(path, model)
+    return ExportReport(
+        path=path,
+        bytes=len(model),
+        sha256=hashlib.sha256(model).hexdigest(),
+        opset=OPSET,
+        **vars(parity),
+        seconds=time.monotonic() - start,
+    )
+
+
+def serialise(
+    student: nn.Module,
+    config: SiteConfig,
+    samples: Tensor,
+    *,
+    tolerance: float = TOLERANCE,
+    batch: Batch = "dynamic",
+) -> tuple[bytes, Parity]:
+    """The content of a student's ONNX file in float32, and how well it agrees with the student.
+
+    Branches that training needs are merged and norms folded into convolutions first, where the student can
+    (``folded()``); the exporter folds what follows a convolution anyway.
+
+    Args:
+        student, config, samples, tolerance, batch: as :func:`export_student`.
 
     Raises:
         OmniFedError: OF601 beyond the tolerance, OF604 if the student does not fit the site, OF605 for other samples,
             OF606 if torch cannot export the network.
     """
-    start = time.monotonic()
     shape = (config.channels, *config.image_size)
     if samples.ndim != 4 or len(samples) < 1 or tuple(samples.shape[1:]) != shape:
         raise wrong_batch(tuple(samples.shape), shape)
     network = _Logits(copy.deepcopy(student)).cpu().float().eval()
     samples = samples.detach().cpu().float()
-    card = _card(student, config)
-    model = _serialised(network, card, shape)
-    session = Session(model)
-    max_delta, peak, agreement = _compare(network, session, samples)
-    if not max_delta <= tolerance * max(1.0, peak):
+    model = _serialised(_folded(network), _card(student, config), shape, batch)
+    parity = _compare(network, Session(model, engine="ort"), samples)
+    if not parity.max_delta <= tolerance * max(1.0, parity.peak):
         raise OmniFedError(
             "OF601",
             "An exported model must compute what the student computes.",
-            seen=f"max |delta logit| {max_delta:.3g} at logits up to {peak:.3g}, {agreement:.4%} of pixels agree, "
-            f"tolerance {tolerance:.3g}",
+            seen=f"max |delta logit| {parity.max_delta:.3g} at logits up to {parity.peak:.3g}, "
+            f"{parity.agreement:.4%} of pixels agree, tolerance {tolerance:.3g}",
             remedy="Check the student for NaN or exploding weights; nothing was published.",
         )
-    write_atomic(path, model)
-    return ExportReport(
-        path=path,
-        bytes=len(model),
-        sha256=session.sha256,
-        opset=OPSET,
-        samples=len(samples),
-        max_delta=max_delta,
-        peak=peak,
-        agreement=agreement,
-        seconds=time.monotonic() - start,
-    )
+    return model, parity
+
+
+def _folded(network: _Logits) -> _Logits:
+    folded = getattr(network.student, "folded", None)
+    return _Logits(folded()).eval() if callable(folded) else network
 
 
 def _card(student: nn.Module, config: SiteConfig) -> ExportCard:
@@ -130,14 +182,16 @@ def _card(student: nn.Module, config: SiteConfig) -> ExportCard:
     )
 
 
-def _serialised(network: nn.Module, card: ExportCard, shape: tuple[int, ...]) -> bytes:
+def _serialised(network: nn.Module, card: ExportCard, shape: tuple[int, ...], batch: Batch) -> bytes:
+    dynamic = batch == "dynamic"
     try:
         with _silence():
             program = torch.onnx.export(
                 network,
-                (torch.zeros(2, *shape),),
+                # Two images where the batch is dynamic: the exporter takes a side of 1 for a constant.
+                (torch.zeros(2 if dynamic else 1, *shape),),
                 dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65535)},),
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65535)},) if dynamic else None,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 opset_version=OPSET,
@@ -153,21 +207,13 @@ def _serialised(network: nn.Module, card: ExportCard, shape: tuple[int, ...]) ->
         ) from None
     assert program is not None
     model = program.model_proto
-    _strip(model.graph)
-    for key, value in ((KEY, card.model_dump_json()), ("notice", card.notice)):
-        model.metadata_props.add(key=key, value=value)
+    strip(model.graph)
+    set_card(model, card)
     return model.SerializeToString()
 
 
-def _strip(graph: Any) -> None:
-    """Removes the exporter's notes: they hold stack traces with paths of this machine."""
-    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del part.metadata_props[:]
-        part.doc_string = ""
-
-
-def _compare(network: nn.Module, session: Session, samples: Tensor) -> tuple[float, float, float]:
-    """Largest difference, largest logit, share of equal labels. The first image goes alone: the batch is dynamic."""
+def _compare(network: nn.Module, session: Session, samples: Tensor) -> Parity:
+    """The first image goes alone: the batch may be dynamic."""
     deltas, peaks, same = [], [], []
     for chunk in (samples[:1], *samples[1:].split(CHUNK)):
         if not len(chunk):
@@ -179,7 +225,7 @@ def _compare(network: nn.Module, session: Session, samples: Tensor) -> tuple[flo
         peaks.append(np.abs(want).max())
         same.append((got.argmax(1) == want.argmax(1)).mean(dtype=np.float64) * len(chunk))
     # numpy's max keeps NaN: a student with NaN never compares as equal.
-    return float(np.max(deltas)), float(np.max(peaks)), float(np.sum(same)) / len(samples)
+    return Parity(len(samples), float(np.max(deltas)), float(np.max(peaks)), float(np.sum(same)) / len(samples))
 
 
 @contextlib.contextmanager
