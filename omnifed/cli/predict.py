@@ -74,25 +74,27 @@ def predict(
         )
     if as_json:
         typer.echo(json.dumps(report.as_json(), indent=1, allow_nan=False))
-    _tell(report, session.warnings, notice=None if as_json else session.card.notice)
+    _tell(report, session.warnings, quiet=as_json)
     raise typer.Exit(EXIT_ERROR if report.failed else 0)
 
 
-def _tell(report: Report, warnings: tuple[str, ...], *, notice: str | None) -> None:
-    """What was written on stdout (unless JSON has it), what went wrong on stderr."""
+def _tell(report: Report, warnings: tuple[str, ...], *, quiet: bool) -> None:
+    """What was written on stdout (unless JSON says it), what went wrong on stderr."""
+    from omnifed.export.card import NOTICE
+
     out = Console(highlight=False, soft_wrap=True)
     err = Console(stderr=True, highlight=False, soft_wrap=True)
     for text in warnings:
         err.print(f"warning: {text}", style="yellow", markup=False)
     for done in report.predictions:
-        if notice is not None:
+        if not quiet:
             out.print(_line(done), markup=False)
         for text in done.warnings:
             err.print(f"warning: {done.source}: {text}", style="yellow", markup=False)
     for failed in report.failed:
         err.print(f"{failed.source}: {failed.reason}", style="red", markup=False)
-    if notice is not None:
-        out.print(f"{len(report.predictions)} predicted, {len(report.failed)} failed; {notice}", markup=False)
+    if not quiet:
+        out.print(f"{len(report.predictions)} predicted, {len(report.failed)} failed; {NOTICE}", markup=False)
 
 
 def _line(done: Prediction) -> str:
