@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from served_files import by_command_line, slices
 
 from omnifed.data.site import Normalisation
 from omnifed.export.card import INPUT, KEY, OPSET, OUTPUT, ExportCard
@@ -96,6 +97,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running(model, tmp_path_factory.mktemp("room"), "--max-mb", "1") as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def series(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[Path]]:
+    """A CT series, and the segmentation and the pictures that the command line makes of it."""
+    folder = tmp_path_factory.mktemp("made") / "series 7"
+    slices(folder)
+    made = by_command_line(model, folder, tmp_path_factory.mktemp("out"))
+    (seg,) = [path for path in made if path.suffix == ".dcm"]
+    return folder, seg, [path for path in made if path.suffix == ".png"]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_serve_http import by_command_line, png, slices
+from served_files import by_command_line, png
 
 from omnifed.data.readers.dicom import read
 from omnifed.data.readers.dicom_seg import read_mask
@@ -97,10 +97,11 @@ def test_an_image_is_dropped_seen_and_downloaded(page: Any, server: Any, model: 
     assert not page.is_visible("#slice")
 
 
-def test_a_series_is_leafed_through_by_keyboard(page: Any, server: Any, model: Path, tmp_path: Path) -> None:
-    slices(tmp_path / "series 7")
-    seg = next(p for p in by_command_line(model, tmp_path / "series 7", tmp_path / "out") if p.suffix == ".dcm")
-    page.set_input_files("#folder", tmp_path / "series 7")
+def test_a_series_is_leafed_through_by_keyboard(
+    page: Any, server: Any, series: tuple[Path, Path, list[Path]], tmp_path: Path
+) -> None:
+    folder, seg, _ = series
+    page.set_input_files("#folder", folder)
     fetched(page)
     assert server.left() == []
     assert page.inner_text("#slice-text") == "2 of 3"
@@ -113,12 +114,30 @@ def test_a_series_is_leafed_through_by_keyboard(page: Any, server: Any, model: P
     name, content = downloaded(page)
     assert name == "series 7_seg.dcm"
     (tmp_path / "served.dcm").write_bytes(content)
-    picture = read(tmp_path / "series 7")
+    picture = read(folder)
     np.testing.assert_array_equal(read_mask(tmp_path / "served.dcm", picture), read_mask(seg, picture))
     # 64 + 128 + 192 voxels of 1 x 1 x 2 mm, without what the resizing leaves to the liver at the border
     volumes = page.eval_on_selector_all("#legend td", "cells => cells.map((cell) => cell.textContent)")
     total = sum(float(text.removesuffix(" ml")) for text in volumes if text != "not found")
     assert total == pytest.approx(0.768, abs=0.002)
+
+
+def test_several_images_are_chosen_among(page: Any, server: Any, tmp_path: Path) -> None:
+    for name in ("b.png", "c.png"):
+        png(tmp_path / name)
+    (tmp_path / "a.png").write_text("this is a text")
+    page.set_input_files("#files", [tmp_path / name for name in ("b.png", "a.png", "c.png")])
+    fetched(page)
+    assert "Seen: a.png" in page.inner_text("#errors")  # the others are there all the same
+    assert page.eval_on_selector_all("#pick option", "all => all.map((one) => one.textContent)") == [
+        "b_seg.png", "c_seg.png",
+    ]  # fmt: skip
+    first = page.get_attribute("#picture", "src")
+    page.select_option("#pick", "1")
+    assert page.get_attribute("#picture", "src") not in (first, None)
+    assert page.inner_text("#result-title") == "Result: c_seg.png"
+    assert downloaded(page)[0] == "c_seg.png"
+    assert server.left() == []
 
 
 def test_a_text_named_png_shows_number_and_remedy(page: Any, server: Any, tmp_path: Path) -> None:
@@ -137,9 +156,8 @@ def test_a_text_named_png_shows_number_and_remedy(page: Any, server: Any, tmp_pa
     assert server.left() == []
 
 
-def test_a_job_is_cancelled(page: Any, server: Any, tmp_path: Path) -> None:
-    slices(tmp_path / "s")
-    page.set_input_files("#folder", tmp_path / "s")
+def test_a_job_is_cancelled(page: Any, server: Any, series: tuple[Path, Path, list[Path]]) -> None:
+    page.set_input_files("#folder", series[0])
     page.locator("#status", has_text="Segmenting").wait_for()
     page.click("#cancel")
     page.wait_for_selector("#work", state="hidden")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import signal
 import socket
 import subprocess
@@ -14,47 +13,11 @@ from typing import Any
 
 import httpx
 import numpy as np
-import pydicom
 import pytest
-from PIL import Image
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from served_files import by_command_line, png
 
 from omnifed.data.readers.dicom import read
 from omnifed.data.readers.dicom_seg import read_mask
-
-
-def png(path: Path | None = None) -> bytes:
-    pixels = np.zeros((40, 60), np.uint8)
-    pixels[5:30, 10:50] = 30
-    pixels[10:20, 20:40] = 90
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    if path:
-        path.write_bytes(file.getvalue())
-    return file.getvalue()
-
-
-def slices(folder: Path, count: int = 3) -> list[bytes]:
-    folder.mkdir()
-    study, series, frame = generate_uid(), generate_uid(), generate_uid()
-    for z in range(count):
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = CTImageStorage, ExplicitVRLittleEndian
-        data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-        data.SOPClassUID, data.Modality = CTImageStorage, "CT"
-        data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = generate_uid()
-        data.StudyInstanceUID, data.SeriesInstanceUID, data.FrameOfReferenceUID = study, series, frame
-        data.PatientID, data.InstanceNumber, data.Rows, data.Columns = "P", count - z, 24, 32
-        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 1
-        data.PixelSpacing, data.SliceThickness = [1, 1], 2
-        data.ImagePositionPatient, data.ImageOrientationPatient = [0, 0, 2 * z], [1, 0, 0, 0, 1, 0]
-        pixels = np.full((24, 32), -50, "<i2")
-        pixels[4 : 8 + 4 * z, 4:20] = 80
-        data.PixelData = pixels.tobytes()
-        pydicom.dcmwrite(folder / f"{z}.dcm", data)
-    return [file.read_bytes() for file in sorted(folder.iterdir())]
 
 
 def client(server: Any) -> httpx.Client:
@@ -82,13 +45,6 @@ def finished(page: httpx.Client, job: str) -> dict[str, Any]:
     raise AssertionError("the job never ended")
 
 
-def by_command_line(model: Path, source: Path, folder: Path) -> list[Path]:
-    code = "from omnifed.cli.app import app; app()"
-    arguments = ["predict", str(model), "--input", str(source), "--output", str(folder), "--overlay", "slices"]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
 def error_of(answer: httpx.Response) -> str:
     return str(answer.json()["error"]["code"])
 
@@ -114,11 +70,12 @@ def test_an_image_gives_what_the_command_line_gives(server: Any, model: Path, tm
         assert error_of(page.get(f"/jobs/{job}")) == "OF658"
 
 
-def test_a_series_gives_a_segmentation_and_a_picture_a_slice(server: Any, model: Path, tmp_path: Path) -> None:
-    files = slices(tmp_path / "s")
-    seg, *drawn = sorted(by_command_line(model, tmp_path / "s", tmp_path / "out"), key=lambda path: path.suffix)
+def test_a_series_gives_a_segmentation_and_a_picture_a_slice(
+    server: Any, series: tuple[Path, Path, list[Path]], tmp_path: Path
+) -> None:
+    folder, seg, drawn = series
     with client(server) as page:
-        job = send(page, files, ".dcm")
+        job = send(page, [file.read_bytes() for file in sorted(folder.iterdir())], ".dcm")
         (result,) = finished(page, job)["results"]
         assert {key: result[key] for key in ("file", "suffix", "kind", "slices", "overlays")} == {
             "file": None, "suffix": "_seg.dcm", "kind": "dicom", "slices": 3, "overlays": 3,
@@ -127,7 +84,7 @@ def test_a_series_gives_a_segmentation_and_a_picture_a_slice(server: Any, model:
         for k, path in enumerate(drawn):
             assert page.get(f"/jobs/{job}/results/0/pictures/{k}").content == path.read_bytes()
         page.delete(f"/jobs/{job}")
-    picture = read(tmp_path / "s")
+    picture = read(folder)
     np.testing.assert_array_equal(read_mask(tmp_path / "served.dcm", picture), read_mask(seg, picture))
     assert [int((mask > 0).sum()) for mask in read_mask(seg, picture)] == [64, 128, 192]
 
