@@ -1,0 +1,319 @@
+"""From a trained student to the file that a site uses: measured, chosen, written with its figures beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from omnifed.config import Frozen
+from omnifed.data.prepare import SiteData, prepare
+from omnifed.data.prepared import Prepared
+from omnifed.data.site import SiteConfig
+from omnifed.devices.machine import describe_machine
+from omnifed.devices.measurement import Engine
+from omnifed.errors import OmniFedError
+from omnifed.export.card import KEY, ExportCard, Precision
+from omnifed.export.choose import Measure, Row, Variant, agreement, choose, is_safe, measure, variants
+from omnifed.export.graph import upsample_by_convolution, with_card
+from omnifed.export.onnx import TOLERANCE, Batch, Parity, serialise
+from omnifed.export.quantise import CALIBRATIONS, Calibration, evenly, quantise
+from omnifed.export.session import Session, read_card
+from omnifed.export.source import Source
+from omnifed.export.wire import metadata
+from omnifed.files import not_written, write_atomic, write_json
+from omnifed.models.registry import build_student
+from omnifed.models.student import Student
+from omnifed.models.weights import load_state
+
+MODEL, FIGURES, PLOT = "model.onnx", "model.json", "export.svg"
+MOST_CASES = 64
+"""Cases on which precisions are compared."""
+TRIAL_IMAGES = 16
+"""Training images on which calibrations are compared: cases that are scored later must not choose."""
+Split = Literal["test", "val", "train"]
+Progress = Callable[[str], None]
+
+
+class ExportSettings(Frozen):
+    """What is asked for.
+
+    Attributes:
+        precision: ``auto`` measures all and keeps the fastest within ``max_loss``.
+        engine: what the model is for; ``auto`` measures what is installed.
+        batch: of the graph.
+        max_loss: Dice points (0..100) that a lower precision may lose to float32.
+        threads: of one inference while measuring.
+        overwrite: replace what is in the folder.
+    """
+
+    precision: Precision | Literal["auto"] = "fp32"
+    engine: Engine | Literal["auto"] = "auto"
+    batch: Batch = "dynamic"
+    max_loss: float = Field(0.5, ge=0, le=100)
+    threads: int = Field(1, ge=1)
+    overwrite: bool = False
+
+
+class Published(Frozen):
+    """The content of ``model.json``. Names no site and no path.
+
+    Attributes:
+        sha256, bytes: of ``model.onnx``.
+        card: its metadata.
+        machine: where it was measured.
+        threads: of one inference.
+        split: where the cases are from.
+        cases: number of cases compared; ``with_mask``: of these with the site's mask.
+        samples, max_delta, peak, pixel_agreement: of the float32 file against the student.
+        tolerance: largest difference of a logit that was allowed.
+        max_loss: Dice points that were allowed.
+        rows: all that was measured.
+        chosen: precision and engine of ``model.onnx``.
+    """
+
+    sha256: str
+    bytes: int
+    card: ExportCard
+    machine: str
+    threads: int
+    split: Split
+    cases: int
+    with_mask: int
+    samples: int
+    max_delta: float
+    peak: float
+    pixel_agreement: float
+    tolerance: float
+    max_loss: float
+    rows: tuple[Row, ...]
+    chosen: tuple[Precision, Engine]
+
+
+@dataclass(frozen=True)
+class _Cases:
+    split: Split
+    scored: Prepared
+    calibration: Prepared
+
+
+def publish(
+    source: Source,
+    target: Path,
+    settings: ExportSettings,
+    *,
+    timing: Measure | None = None,
+    progress: Progress = lambda text: None,
+) -> Published:
+    """Exports a student, measures what was asked for, and writes the model and its figures.
+
+    Args:
+        source: the student and its site.
+        target: folder of ``model.onnx``, ``model.json`` and, where matplotlib is installed, ``export.svg``.
+        settings: what is asked for.
+        timing: how a model is timed, see :func:`omnifed.export.choose.measure`.
+        progress: told what is done next.
+
+    Raises:
+        OmniFedError: OF609 if the named precision loses more than allowed, OF613 if the target holds a model already,
+            OF614 if the weights do not fit the student and the site, OF534 without an image, OF601 beyond the
+            tolerance; OF103, OF606, OF608, OF702. Nothing is written then.
+    """
+    wanted = variants(settings.precision, settings.engine)
+    with _writable(target, settings.overwrite), tempfile.TemporaryDirectory() as spare:
+        progress("images")
+        data = prepare(source.site, source.cache or Path(spare) / "prepared", image_size=source.image_size)
+        student, cases = _student(source, data.config), _cases(data)
+        shape = (int(cases.scored.images.shape[2]), int(cases.scored.images.shape[3]))
+        config = data.config.model_copy(update={"image_size": shape})
+        progress("fp32 against the student")
+        samples = torch.from_numpy(np.asarray(cases.scored.images, np.float32))
+        fp32, parity = serialise(student, config, samples, batch=settings.batch)
+        models = _models(fp32, wanted, cases.calibration, progress)
+        rows = measure(models, fp32, cases.scored, threads=settings.threads, timing=timing, progress=progress)
+        row = _chosen(rows, settings, parity)
+        published = _published(models[row.variant], row, rows, settings, parity, cases)
+        write_atomic(target / MODEL, models[row.variant])
+        write_json(target / FIGURES, json.loads(published.model_dump_json()))
+    return published
+
+
+@contextlib.contextmanager
+def _writable(target: Path, overwrite: bool):  # type: ignore[no-untyped-def]
+    """Finds out before minutes of measuring whether the folder takes files; leaves no empty folder of a refusal."""
+    if (target / MODEL).exists() and not overwrite:
+        raise OmniFedError(
+            "OF613",
+            "A published model is not overwritten by accident.",
+            seen=str(target / MODEL),
+            remedy="Use --overwrite, or another --output.",
+        )
+    made = not target.exists()
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target):
+            pass
+    except OSError as error:
+        raise not_written(target, error) from None
+    try:
+        yield
+    except BaseException:
+        if made:
+            with contextlib.suppress(OSError):
+                target.rmdir()
+        raise
+
+
+def _student(source: Source, config: SiteConfig) -> Student:
+    student = build_student(source.student, config.spec)
+    want, got = student.state_dict(), source.state
+    # The counter of a batch norm's batches is no weight; other tools leave it out.
+    absent = [key for key in want if key not in got and not key.endswith("num_batches_tracked")]
+    try:
+        if absent:
+            raise OmniFedError("OF318", "", seen=f"{absent[0]} is missing ({len(absent)} in all)")
+        load_state(student, got)
+    except OmniFedError as error:
+        spec = config.spec
+        raise OmniFedError(
+            "OF614",
+            "The weights must be those of the student and of a site with as many channels and labels.",
+            seen=f"{error.seen}; student {source.student.family} alpha {source.student.alpha:g} "
+            f"beta {source.student.beta:g}, site with {spec.channels} channels and {spec.classes} classes",
+            remedy="Name the student that was trained (--student) and the folder of its site (--data).",
+        ) from None
+    return student
+
+
+def _cases(data: SiteData) -> _Cases:
+    """Test cases with masks if there are any, else validation cases, else what there is."""
+    splits: tuple[tuple[Split, Prepared], ...] = (("test", data.test), ("val", data.val), ("train", data.train))
+    split, scored = next(
+        ((n, p) for n, p in splits if np.any(p.has_mask)), next(((n, p) for n, p in splits if len(p)), splits[0])
+    )
+    if not len(scored):
+        raise OmniFedError(
+            "OF534",
+            "An exported model is compared with the student on at least one image of the site.",
+            seen="no image in any split",
+            remedy="Give the site at least one validation, test or training image.",
+        )
+    if np.any(scored.has_mask):
+        scored = _rows(scored, np.flatnonzero(scored.has_mask))
+    calibration = data.train if len(data.train) else scored
+    return _Cases(split, _rows(scored, evenly(len(scored), MOST_CASES)), calibration)
+
+
+def _rows(prepared: Prepared, rows: np.ndarray) -> Prepared:
+    def names(values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(values[i] for i in rows)
+
+    return replace(
+        prepared,
+        images=prepared.images[rows],
+        masks=prepared.masks[rows],
+        has_mask=prepared.has_mask[rows],
+        patients=names(prepared.patients),
+        ids=names(prepared.ids),
+        keys=names(prepared.keys),
+        spacing=prepared.spacing[rows],
+    )
+
+
+def _models(fp32: bytes, wanted: tuple[Variant, ...], train: Prepared, progress: Progress) -> dict[Variant, bytes]:
+    """The file of each variant: graph and arithmetic are the engine's, the card says both."""
+    card = read_card(metadata(fp32)[KEY])
+    graphs: dict[Engine, bytes] = {"ort": fp32, "openvino": upsample_by_convolution(fp32)}
+    calibration: Calibration | None = None
+    models = {}
+    for precision, engine in wanted:
+        model = fp32 if precision == "bf16" else graphs[engine]
+        if precision == "int8":
+            progress(f"int8 for {engine}")
+            calibration = calibration or _calibration(fp32, train, progress)
+            model = quantise(model, train.images, calibration)
+        models[precision, engine] = with_card(model, card.model_copy(update={"precision": precision, "engine": engine}))
+    return models
+
+
+def _calibration(fp32: bytes, train: Prepared, progress: Progress) -> Calibration:
+    """The calibration whose masks are closest to float32's on training images."""
+    few = _rows(train, evenly(len(train), TRIAL_IMAGES))
+    before = _masks(fp32, few)
+    scores: dict[Calibration, float] = {}
+    for name in CALIBRATIONS:
+        progress(f"calibration {name}")
+        try:
+            model = quantise(fp32, train.images, name)
+        except OmniFedError:
+            if name == "minmax":
+                raise
+            continue  # numpy makes no histogram of a map that hardly varies
+        same = agreement(_masks(model, few), before, few)
+        scores[name] = float(np.nanmean(same)) if np.isfinite(same).any() else 1.0
+    return max(scores, key=lambda name: scores[name])
+
+
+def _masks(model: bytes, cases: Prepared) -> np.ndarray:
+    session = Session(model, threads=1, engine="ort")
+    return np.stack(
+        [session.logits(np.asarray(image, np.float32)[None])[0].argmax(0) for image in cases.images]
+    ).astype(np.uint8)
+
+
+def _chosen(rows: tuple[Row, ...], settings: ExportSettings, parity: Parity) -> Row:
+    bound = TOLERANCE * max(1.0, parity.peak)
+    asked = [row for row in rows if settings.precision in ("auto", row.precision)]
+    row = choose(asked, settings.max_loss, bound)
+    if row:
+        return row
+    seen = "; ".join(
+        f"{row.precision} in {row.engine}: "
+        + (f"max |delta logit| {row.max_delta:.3g} of {bound:.3g}" if row.precision == "fp32" else _lost(row))
+        for row in asked
+        if not is_safe(row, settings.max_loss, bound)
+    )
+    raise OmniFedError(
+        "OF609",
+        "A model may be published only if it loses no more Dice to float32 than is allowed.",
+        seen=f"{seen}; allowed {settings.max_loss:g} points",
+        remedy="Use --precision auto, which keeps the fastest within the loss, or allow more with --max-loss. Nothing "
+        "was written.",
+    )
+
+
+def _lost(row: Row) -> str:
+    interval = "" if row.loss_low is None else f" [{row.loss_low:.2f}, {row.loss_high:.2f}]"
+    return f"{row.loss:.2f}{interval} Dice points lost"
+
+
+def _published(
+    model: bytes, row: Row, rows: tuple[Row, ...], settings: ExportSettings, parity: Parity, cases: _Cases
+) -> Published:
+    return Published(
+        sha256=hashlib.sha256(model).hexdigest(),
+        bytes=len(model),
+        card=read_card(metadata(model)[KEY]),
+        machine=describe_machine().text,
+        threads=settings.threads,
+        split=cases.split,
+        cases=len(cases.scored),
+        with_mask=int(np.sum(cases.scored.has_mask)),
+        samples=parity.samples,
+        max_delta=parity.max_delta,
+        peak=parity.peak,
+        pixel_agreement=parity.agreement,
+        tolerance=TOLERANCE * max(1.0, parity.peak),
+        max_loss=settings.max_loss,
+        rows=rows,
+        chosen=row.variant,
+    )
