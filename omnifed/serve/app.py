@@ -22,6 +22,7 @@ from starlette.routing import Route
 from omnifed.config import Frozen
 from omnifed.data.overlay import colour
 from omnifed.errors import OmniFedError
+from omnifed.export.card import NOTICE
 from omnifed.export.session import Session
 from omnifed.serve.answers import failures, overlays, results
 from omnifed.serve.guard import Guard, problem
@@ -133,7 +134,7 @@ def describe(config: ServeConfig, session: Session) -> dict[str, Any]:
     return {
         "name": config.model.stem,
         "sha256": session.sha256,
-        "notice": card.notice,
+        "notice": NOTICE,
         "modality": card.modality,
         "size": list(card.image_size),
         "precision": card.precision,
