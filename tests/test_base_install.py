@@ -12,6 +12,7 @@ import pytest
     "code",
     [
         "import omnifed.cli.app, omnifed.cli.data, omnifed.cli.describe, omnifed.data.check, omnifed.export.session",
+        "import omnifed.predict.run, omnifed.predict.seg, omnifed.serve.app",
         "from omnifed.models.scaling import costs; import omnifed.data.prepare, omnifed.federation.tasks",
     ],
 )
