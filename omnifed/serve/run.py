@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import sys
@@ -33,8 +32,6 @@ def serve(config: ServeConfig, *, ready: Callable[[str], None], command: Sequenc
     from omnifed.serve.app import build, describe
     from omnifed.serve.jobs import Jobs
 
-    # ONNX Runtime reports its use to its maker unless told not to; the page says that nothing leaves the machine.
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     about = describe(config, load(config.model, threads=1))
     opened = listen(config)
     folder = Path(tempfile.mkdtemp(prefix="omnifed-serve-"))  # 0700
