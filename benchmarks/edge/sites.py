@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,22 +128,20 @@ def colour(image: Tensor) -> Tensor:
     return image.expand(-1, CHANNELS, -1, -1)
 
 
-def restricted(model: nn.Module, part: Part) -> nn.Module:
+def restricted(model: Callable[[Tensor], Out], part: Part) -> Callable[[Tensor], Out]:
     """The network with the logits of one site, for grey images too."""
-    return _Restricted(model, part)
+    own = list(part.classes)
+    return lambda x: Out(model(colour(x)).logits[:, own])
 
 
-class _Restricted(nn.Module):
-    def __init__(self, model: nn.Module, part: Part) -> None:
-        super().__init__()
-        self.model, self.own = model, list(part.classes)
+def case_rows(model: Callable[[Tensor], Out], parts: Sequence[Part], split: str) -> list[dict[str, object]]:
+    """Dice of each case and label of a split; a label in neither truth nor prediction has no row.
 
-    def forward(self, x: Tensor) -> Out:
-        return Out(self.model(colour(x)).logits[:, self.own])
-
-
-def case_rows(model: nn.Module, parts: Sequence[Part], split: str) -> list[dict[str, object]]:
-    """Dice of each case and label of a split; a label in neither truth nor prediction has no row."""
+    Args:
+        model: images (B, 3, H, W) to logits of all classes; a module is in evaluation mode.
+        parts: the sites.
+        split: ``val`` or ``test``.
+    """
     rows: list[dict[str, object]] = []
     for part in parts:
         held: Prepared = part.data.need(split)
