@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -131,7 +132,7 @@ def publish(
     wanted = variants(settings.precision, settings.engine)
     with _writable(target, settings.overwrite), tempfile.TemporaryDirectory() as spare:
         progress("images")
-        data = prepare(source.site, source.cache or Path(spare) / "prepared", image_size=source.image_size)
+        data = prepare(source.site, _cache(source, Path(spare)), image_size=source.image_size)
         student, cases = _student(source, data.config), _cases(data)
         shape = (int(cases.scored.images.shape[2]), int(cases.scored.images.shape[3]))
         config = data.config.model_copy(update={"image_size": shape})
@@ -148,7 +149,7 @@ def publish(
 
 
 @contextlib.contextmanager
-def _writable(target: Path, overwrite: bool):  # type: ignore[no-untyped-def]
+def _writable(target: Path, overwrite: bool) -> Iterator[None]:
     """Finds out before minutes of measuring whether the folder takes files; leaves no empty folder of a refusal."""
     if (target / MODEL).exists() and not overwrite:
         raise OmniFedError(
@@ -171,6 +172,12 @@ def _writable(target: Path, overwrite: bool):  # type: ignore[no-untyped-def]
             with contextlib.suppress(OSError):
                 target.rmdir()
         raise
+
+
+def _cache(source: Source, spare: Path) -> Path:
+    """Where the prepared images lie or go: not into a run or a state folder that may only be read."""
+    cache = source.cache
+    return spare / "prepared" if cache is None or (cache.exists() and not os.access(cache, os.W_OK)) else cache
 
 
 def _student(source: Source, config: SiteConfig) -> Student:

@@ -19,7 +19,7 @@ from omnifed.models.student import Student
 from omnifed.models.weights import to_state
 from omnifed.states import add_prefix, write_state
 
-SPEC = "omnisegnet:alpha=0.6,beta=0.5,stem_stride=2"
+SPEC = "omnisegnet:alpha=0.6,beta=0.5,stem_stride=2,branches=true"
 TOML = """name = "{name}"
 modality = "ct"
 channels = 1
