@@ -7,7 +7,8 @@ Each network is exported for one image of 256 x 256 and run by ONNX Runtime (fp3
 on one and two threads; by OpenVINO with x2 upsampling as it is and written as a convolution, as `omnifed export` does:
 of the two the faster counts, for each network. All of them and float32 matrix products take turns, round after round;
 medians over the rounds count. The roofline is the fastest of these products on one thread; a network's share of it is
-2 MACs / latency / that rate. Peak memory is that of a process of its own. Run it on a quiet machine.
+2 MACs / latency / that rate. Peak memory is that of a process of its own. Run it on a quiet machine
+with 1.5 GiB of memory for each network: all are loaded at once.
 
 With ``--dice`` the trained weights of seed 0 that `edge_dice.py` left in OUT are also tested in each precision.
 """
