@@ -2,8 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/demo
+DATA ?= ../shared/data
+EDGE_OUT ?= runs/bench-edge
+PAPER := omnisegnet:compact,omnisegnet:balanced,omnisegnet:accurate
+EDGE := omnisegnet:compact-edge,omnisegnet:balanced-edge,omnisegnet:accurate-edge
+RIVALS := cmunext-s,cmunext,cmunext-l,unet,segformer-b0,swinunetr
+BASE := omnisegnet:compact,stem_stride=2,fusion=depthwise
+LEVERS := omnisegnet:compact,stem_stride=2,$(BASE),$(BASE),head=shuffle,$(BASE),upsample=nearest,$(BASE),expansion=2,$(BASE),se=stage,$(BASE),se=false
 
-.PHONY: env demo test test-slow test-faults lint bench clean
+.PHONY: env demo test test-slow test-faults lint bench bench-edge clean
 
 env: .venv/.installed
 
@@ -43,6 +50,16 @@ bench: env
 	$(BIN)/python benchmarks/weight_search.py
 	$(BIN)/python benchmarks/search_real.py --image-size 64 --full 6
 	$(BIN)/python benchmarks/arms.py --preset hospitals --hold-out west --out runs/bench-hospitals
+
+# Students and rivals on real sites: Dice, latency, memory, report with a Pareto plot. Hours; what is there is not made again.
+bench-edge: env
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/edge_dice.py --data $(DATA) --networks $(EDGE),$(RIVALS),$(LEVERS) \
+	  --image-size 128 --steps 300 --batch 8 --out $(EDGE_OUT)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/edge_latency.py --networks $(PAPER),$(EDGE),$(RIVALS),$(LEVERS) \
+	  --dice --data $(DATA) --out $(EDGE_OUT)
+	$(BIN)/python benchmarks/edge_report.py $(EDGE_OUT) --pair omnisegnet:compact-edge cmunext-s \
+	  --pair omnisegnet:balanced-edge cmunext --pair omnisegnet:accurate-edge cmunext-l
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache

@@ -66,16 +66,9 @@ def segformer_b0(classes: int) -> nn.Module:
 
 def swin_unetr(classes: int) -> nn.Module:
     """SwinUNETR (Hatamizadeh et al., BrainLes 2021) in 2D with feature size 24."""
-    from monai.networks.nets import SwinUNETR, swin_unetr
+    from monai.networks.nets import SwinUNETR
 
-    swin_unetr.rearrange = _permuted  # einops, which MONAI asks for, is no dependency of ours
     return Bare(SwinUNETR(CHANNELS, classes, feature_size=24, spatial_dims=2))
-
-
-def _permuted(x: Tensor, pattern: str) -> Tensor:
-    """einops' ``rearrange`` for patterns that permute axes, as ``n c h w -> n h w c``: MONAI uses no others."""
-    before, after = (side.split() for side in pattern.split("->"))
-    return x.permute([before.index(axis) for axis in after])
 
 
 RIVALS: dict[str, Callable[[int], nn.Module]] = {
