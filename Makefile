@@ -53,7 +53,6 @@ bench: env
 
 # Students and rivals on real sites: Dice, latency, memory, report with a Pareto plot. Hours; what is there is not made again.
 bench-edge: env
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/edge_dice.py --data $(DATA) --networks $(EDGE),$(RIVALS),$(LEVERS) \
 	  --image-size 128 --steps 300 --batch 8 --out $(EDGE_OUT)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/edge_latency.py --networks $(PAPER),$(EDGE),$(RIVALS),$(LEVERS) \
