@@ -27,7 +27,7 @@ from omnifed.export.card import KEY, ExportCard, Precision
 from omnifed.export.choose import Measure, Row, Variant, agreement, choose, is_safe, measure, variants
 from omnifed.export.graph import upsample_by_convolution, with_card
 from omnifed.export.onnx import TOLERANCE, Batch, Parity, serialise
-from omnifed.export.quantise import CALIBRATIONS, Calibration, evenly, quantise
+from omnifed.export.quantise import CALIBRATIONS, evenly, quantise
 from omnifed.export.session import Session, read_card
 from omnifed.export.source import Source
 from omnifed.export.wire import metadata
@@ -240,41 +240,41 @@ def _models(fp32: bytes, wanted: tuple[Variant, ...], train: Prepared, progress:
     """The file of each variant: graph and arithmetic are the engine's, the card says both."""
     card = read_card(metadata(fp32)[KEY])
     graphs: dict[Engine, bytes] = {"ort": fp32, "openvino": upsample_by_convolution(fp32)}
-    calibration: Calibration | None = None
     models = {}
     for precision, engine in wanted:
         model = fp32 if precision == "bf16" else graphs[engine]
         if precision == "int8":
-            progress(f"int8 for {engine}")
-            calibration = calibration or _calibration(fp32, train, progress)
-            model = quantise(model, train.images, calibration)
+            model = _int8(model, fp32, engine, train, progress)
         models[precision, engine] = with_card(model, card.model_copy(update={"precision": precision, "engine": engine}))
     return models
 
 
-def _calibration(fp32: bytes, train: Prepared, progress: Progress) -> Calibration:
-    """The calibration whose masks are closest to float32's on training images."""
+def _int8(graph: bytes, fp32: bytes, engine: Engine, train: Prepared, progress: Progress) -> bytes:
+    """Of the calibrations the one whose masks, in this engine, are closest to float32's on training images."""
     few = _rows(train, evenly(len(train), TRIAL_IMAGES))
-    before = _masks(fp32, few)
-    scores: dict[Calibration, float] = {}
-    for name in CALIBRATIONS:
-        progress(f"calibration {name}")
+    before = _masks(fp32, "ort", few)
+    best, score = b"", -1.0
+    for calibration in CALIBRATIONS:
+        progress(f"int8 for {engine}, {calibration}")
         try:
-            model = quantise(fp32, train.images, name)
+            model = quantise(graph, train.images, calibration)
         except OmniFedError:
-            if name == "minmax":
+            if not best:
                 raise
             continue  # numpy makes no histogram of a map that hardly varies
-        same = agreement(_masks(model, few), before, few)
-        scores[name] = float(np.nanmean(same)) if np.isfinite(same).any() else 1.0
-    return max(scores, key=lambda name: scores[name])
+        same = agreement(_masks(model, engine, few), before, few)
+        alike = float(np.nanmean(same)) if np.isfinite(same).any() else 1.0
+        if alike > score:
+            best, score = model, alike
+    return best
 
 
-def _masks(model: bytes, cases: Prepared) -> np.ndarray:
-    session = Session(model, threads=1, engine="ort")
-    return np.stack(
-        [session.logits(np.asarray(image, np.float32)[None])[0].argmax(0) for image in cases.images]
-    ).astype(np.uint8)
+def _masks(model: bytes, engine: Engine, cases: Prepared) -> np.ndarray:
+    session = Session(model, threads=1, engine=engine)
+    masks = np.empty(cases.masks.shape, np.uint8)
+    for i in range(len(cases)):
+        masks[i] = session.logits(np.asarray(cases.images[i], np.float32)[None])[0].argmax(0)
+    return masks
 
 
 def _chosen(rows: tuple[Row, ...], settings: ExportSettings, parity: Parity) -> Row:
