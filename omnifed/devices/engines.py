@@ -144,7 +144,7 @@ def openvino_request(network: Any, shape: Sequence[int], threads: int, precision
         network: from :func:`openvino_model`.
         shape: (1, channels, H, W).
         threads: of one inference; 0 leaves it to OpenVINO.
-        precision: see :func:`load`.
+        precision: see :func:`load`; ``bf16`` is float32 where the processor lacks bfloat16.
 
     Raises:
         OmniFedError: OF602 if it does not compile.
@@ -153,13 +153,18 @@ def openvino_request(network: Any, shape: Sequence[int], threads: int, precision
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
         # Without the hint OpenVINO takes bfloat16 wherever the CPU has it.
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" and "BF16" in openvino_types() else "f32",
     }
     try:
         network.reshape(list(shape))
         return openvino().Core().compile_model(network, "CPU", settings).create_infer_request()
     except Exception as error:  # as above
         raise damaged(f"OpenVINO: {str(error)[-300:]}") from None
+
+
+def openvino_types() -> list[str]:
+    """What OpenVINO computes fast on this processor: FP32, BF16, INT8, ..."""
+    return list(openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 def has_openvino() -> bool:

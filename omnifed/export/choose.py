@@ -11,7 +11,7 @@ import numpy as np
 from omnifed.config import Frozen
 from omnifed.data.prepared import Prepared
 from omnifed.devices.bench import bench
-from omnifed.devices.engines import has_openvino, openvino
+from omnifed.devices.engines import has_openvino, openvino, openvino_types
 from omnifed.devices.measurement import MOST_VARIATION, Engine, Measurement
 from omnifed.errors import OmniFedError
 from omnifed.evaluation.metrics import dice_by_case
@@ -103,7 +103,7 @@ def _no_bfloat16(engines: Sequence[str]) -> str:
     """Why nothing computes in bfloat16 here; "" if something does."""
     if "openvino" not in engines:
         return "ONNX Runtime only"
-    able = openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    able = openvino_types()
     return "" if "BF16" in able else f"this processor's types are {', '.join(able)}"
 
 

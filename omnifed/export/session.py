@@ -11,7 +11,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 from pydantic import ValidationError
 
-from omnifed.devices.engines import has_openvino, openvino_ends, openvino_model, openvino_request, ort_session
+from omnifed.devices.engines import (
+    has_openvino,
+    openvino_ends,
+    openvino_model,
+    openvino_request,
+    openvino_types,
+    ort_session,
+)
 from omnifed.devices.measurement import Engine
 from omnifed.errors import OmniFedError
 from omnifed.export.card import INPUT, KEY, OUTPUT, ExportCard
@@ -210,8 +217,7 @@ def _check_ends(card: ExportCard, loaded: _Ort | _OpenVino) -> bool:
 
 
 def _warnings(card: ExportCard, engine: Engine) -> tuple[str, ...]:
-    if card.precision == "bf16" and engine == "ort":
-        return (
-            "the model was exported for bfloat16, which ONNX Runtime lacks on CPUs: it computes in float32, slower",
-        )
-    return ()
+    if card.precision != "bf16" or (engine == "openvino" and "BF16" in openvino_types()):
+        return ()
+    lacking = "ONNX Runtime lacks on CPUs" if engine == "ort" else "this processor lacks"
+    return (f"the model was exported for bfloat16, which {lacking}: it computes in float32, slower",)

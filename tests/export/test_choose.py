@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -74,8 +72,8 @@ def able(monkeypatch: pytest.MonkeyPatch):
     """An OpenVINO on a processor with the given types."""
 
     def make(*types: str, installed: bool = True) -> None:
-        core = SimpleNamespace(get_property=lambda device, name: list(types))
-        monkeypatch.setattr(module, "openvino", lambda: SimpleNamespace(Core=lambda: core))
+        monkeypatch.setattr(module, "openvino", lambda: None)
+        monkeypatch.setattr(module, "openvino_types", lambda: list(types))
         monkeypatch.setattr(module, "has_openvino", lambda: installed)
 
     return make

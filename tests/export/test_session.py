@@ -169,6 +169,17 @@ def test_bfloat16_in_onnx_runtime_is_float32_and_a_warning(exported, config):
     assert plain.warnings == ()
 
 
+@openvino
+def test_bfloat16_where_the_processor_lacks_it_is_float32_and_a_warning(exported, config, monkeypatch):
+    batch = images(1, config).numpy()
+    plain = load(exported.path, engine="openvino").logits(batch)
+    for module in ("omnifed.devices.engines", "omnifed.export.session"):
+        monkeypatch.setattr(f"{module}.openvino_types", lambda: ["FP32"])
+    model = Session(with_card(exported, precision="bf16", engine="openvino"))
+    assert np.array_equal(model.logits(batch), plain)
+    assert "this processor lacks" in model.warnings[0]
+
+
 @pytest.mark.parametrize("engine", ["ort", pytest.param("openvino", marks=openvino)])
 def test_flipped_bits_end_in_a_number_or_in_another_sha256(exported, engine):
     """Whatever a flip does: no traceback of an engine, and never the same digest."""
