@@ -43,7 +43,8 @@ def predict(
 
     PNG, JPEG, TIFF and BMP become an index PNG, NIfTI a label map on the same voxels, a DICOM series a DICOM SEG in the
     same study and frame of reference. A folder is searched with its sub-folders; the DICOM files of one folder are one
-    series. Exit code 2: an input was not segmented; the others are written. Research use only, not a medical device.
+    series; tables and texts are passed over. Exit code 2: an input was not segmented; the others are written.
+    Research use only, not a medical device.
 
     Examples: `omnifed predict model.onnx --input series/ --output out/`,
     `omnifed predict model.onnx --input ct.nii.gz --output liver.nii.gz --overlay none`

@@ -14,6 +14,7 @@ from omnifed.predict.result import Kind
 Overlay = Literal["none", "sheet", "slices"]
 _DICOM = (".dcm", ".dicom", ".ima")
 _NIFTI = (".nii.gz", ".nii")
+_TEXT = (".csv", ".html", ".json", ".log", ".md", ".pdf", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml")
 _RASTER = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _ENDS: dict[Kind, tuple[str, ...]] = {"image": (".png",), "nifti": (".nii.gz", ".nii"), "dicom": (".dcm",)}
 """Suffixes of a label map."""
@@ -91,12 +92,17 @@ def _found(source: Path) -> Iterator[tuple[Path, Kind, tuple[Path, ...]]]:
             continue
         been.add(folder.resolve())
         folders[:] = sorted(part for part in folders if not part.startswith("."))
-        files = [folder / n for n in sorted(names) if not n.startswith(".") and n != "DICOMDIR"]
+        files = [folder / n for n in sorted(names) if not n.startswith(".") and not _beside(n)]
         kinds = {file: _kind(file) for file in files if file.is_file() or file.is_symlink()}
         series = tuple(file for file, kind in kinds.items() if kind == "dicom")
         if series:
             yield folder, "dicom", series
         yield from ((file, kind, (file,)) for file, kind in kinds.items() if kind != "dicom")
+
+
+def _beside(name: str) -> bool:
+    """What people keep beside images. Anything else that turns out to be no image is reported as failed."""
+    return name == "DICOMDIR" or name.lower().endswith(_TEXT)
 
 
 def _kind(path: Path) -> Kind:

@@ -38,12 +38,11 @@ def refused(code: str, source: Path, target: Path) -> str:
 
 
 def test_folders_are_kept_and_the_dicom_files_of_one_are_a_series(tmp_path: Path) -> None:
-    touch(tmp_path / "in", "a.png", "sub/b.tar.jpeg", "sub/c.nii.gz", "notes.txt", ".hidden.png", ".git/x.png")
+    touch(tmp_path / "in", "a.png", "sub/b.tar.jpeg", "sub/c.nii.gz", "notes.txt", "index.csv", ".hidden.png", ".git/x.png")
     series(tmp_path / "in" / "ct" / "1.2.840", [0, 1])
     touch(tmp_path / "in" / "ct" / "1.2.840", "DICOMDIR", "beside.png")
     assert plan(tmp_path / "in", tmp_path / "out") == {
         "in/a.png": ("image", "a.png", "a_overlay.png"),
-        "in/notes.txt": ("image", "notes.txt.png", "notes.txt_overlay.png"),
         "in/ct/1.2.840": ("dicom", "ct/1.2.840_seg.dcm", "ct/1.2.840_overlay.png"),
         "in/ct/1.2.840/beside.png": ("image", "ct/1.2.840/beside.png", "ct/1.2.840/beside_overlay.png"),
         "in/sub/b.tar.jpeg": ("image", "sub/b.tar.png", "sub/b.tar_overlay.png"),

@@ -30,7 +30,7 @@ def _pages(path: Path, *, mask: bool) -> list[np.ndarray]:
             "OF211",
             "An image must be PNG, JPEG, TIFF, BMP, DICOM or NIfTI.",
             seen=str(path),
-            remedy="Remove the row from the index or export the image in one of these formats.",
+            remedy="Export the image in one of these formats, or leave it out (of the folder, of the index).",
         ) from None
     except Image.DecompressionBombError:
         check_size((2**32,), path)
