@@ -9,6 +9,7 @@ import onnx
 from onnx import helper, numpy_helper, shape_inference
 
 from omnifed.export.card import KEY, ExportCard
+from omnifed.export.seal import SEAL
 
 
 def with_card(model: bytes, card: ExportCard) -> bytes:
@@ -76,6 +77,8 @@ def upsample_by_convolution(model: bytes) -> bytes:
     graph.node.extend(nodes)
     del graph.value_info[:]
     strip(graph)
+    for seal in [entry for entry in proto.metadata_props if entry.key == SEAL]:  # of the model as it was
+        proto.metadata_props.remove(seal)
     return proto.SerializeToString()
 
 

@@ -23,6 +23,7 @@ from omnifed.data.site import SiteConfig
 from omnifed.errors import OmniFedError
 from omnifed.export.card import INPUT, OPSET, OUTPUT, ExportCard
 from omnifed.export.graph import set_card, strip
+from omnifed.export.seal import sealed
 from omnifed.export.session import Session, unfit, wrong_batch
 from omnifed.files import write_atomic
 
@@ -112,6 +113,7 @@ def export_student(
     """
     start = time.monotonic()
     model, parity = serialise(student, config, samples, tolerance=tolerance, batch=batch)
+    model = sealed(model)
     write_atomic(path, model)
     return ExportReport(
         path=path,

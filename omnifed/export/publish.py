@@ -28,6 +28,7 @@ from omnifed.export.choose import Measure, Row, Variant, agreement, choose, is_s
 from omnifed.export.graph import upsample_by_convolution, with_card
 from omnifed.export.onnx import TOLERANCE, Batch, Parity, serialise
 from omnifed.export.quantise import CALIBRATIONS, evenly, quantise
+from omnifed.export.seal import sealed
 from omnifed.export.session import Session, read_card
 from omnifed.export.source import Source
 from omnifed.export.wire import metadata
@@ -245,7 +246,8 @@ def _models(fp32: bytes, wanted: tuple[Variant, ...], train: Prepared, progress:
         model = fp32 if precision == "bf16" else graphs[engine]
         if precision == "int8":
             model = _int8(model, fp32, engine, train, progress)
-        models[precision, engine] = with_card(model, card.model_copy(update={"precision": precision, "engine": engine}))
+        own = card.model_copy(update={"precision": precision, "engine": engine})
+        models[precision, engine] = sealed(with_card(model, own))
     return models
 
 

@@ -22,6 +22,7 @@ from omnifed.devices.engines import (
 from omnifed.devices.measurement import Engine
 from omnifed.errors import OmniFedError
 from omnifed.export.card import INPUT, KEY, OUTPUT, ExportCard
+from omnifed.export.seal import check_seal
 from omnifed.export.wire import damaged, metadata, refuse_external_data
 
 NEWEST = max(get_args(ExportCard.model_fields["format"].annotation))
@@ -44,11 +45,13 @@ class Session:
 
     Raises:
         OmniFedError: OF602 if it does not load, OF603 if it refers to other files, OF604 if metadata are missing or do
-            not fit the graph, OF607 if a newer version wrote it, OF702 if the named engine is not installed.
+            not fit the graph, OF607 if a newer version wrote it, OF616 if it was changed since its export, OF702 if the
+            named engine is not installed.
     """
 
     def __init__(self, model: bytes, *, threads: int = 0, engine: Literal["auto", "ort", "openvino"] = "auto") -> None:
         refuse_external_data(model)
+        check_seal(model)
         self.sha256 = hashlib.sha256(model).hexdigest()
         text = metadata(model).get(KEY)
         card = None if text is None else read_card(text)
