@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from omnifed.export.card import INPUT, OUTPUT
 from omnifed.export.quantise import OPERATORS
+from omnifed.export.quiet import quiet_exporters
 
 OPSET = 20
 """The first with GELU as one operator: in pieces, as opset 18 has it, its pieces would be quantised."""
@@ -63,7 +60,7 @@ def to_onnx(network: nn.Module, side: int) -> bytes:
     """The ONNX file of a network for one square image; what the network can fold away is folded."""
     network = copy.deepcopy(network).eval()
     network = network.folded() if hasattr(network, "folded") else network
-    with _silence():
+    with quiet_exporters():
         program = torch.onnx.export(
             _Logits(network),
             (torch.zeros(1, CHANNELS, side, side),),
@@ -96,7 +93,7 @@ def to_int8(model: bytes, images: Iterable[np.ndarray]) -> bytes:
             image = next(self.rest, None)
             return None if image is None else {INPUT: image}
 
-    with tempfile.TemporaryDirectory() as folder, _silence():
+    with tempfile.TemporaryDirectory() as folder, quiet_exporters():
         plain, ready, done = (Path(folder) / f"{name}.onnx" for name in ("plain", "ready", "int8"))
         plain.write_bytes(model)
         quant_pre_process(plain, ready, skip_symbolic_shape=True)
@@ -111,19 +108,3 @@ def to_int8(model: bytes, images: Iterable[np.ndarray]) -> bytes:
             weight_type=QuantType.QInt8,
         )
         return done.read_bytes()
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """The exporters' progress and advice."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

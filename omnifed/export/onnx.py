@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
-import io
-import logging
 import time
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +18,7 @@ from omnifed.data.site import SiteConfig
 from omnifed.errors import OmniFedError
 from omnifed.export.card import INPUT, OPSET, OUTPUT, ExportCard
 from omnifed.export.graph import set_card, strip
+from omnifed.export.quiet import quiet_exporters
 from omnifed.export.seal import sealed
 from omnifed.export.session import Session, unfit, wrong_batch
 from omnifed.files import write_atomic
@@ -187,7 +183,7 @@ def _card(student: nn.Module, config: SiteConfig) -> ExportCard:
 def _serialised(network: nn.Module, card: ExportCard, shape: tuple[int, ...], batch: Batch) -> bytes:
     dynamic = batch == "dynamic"
     try:
-        with _silence():
+        with quiet_exporters():
             program = torch.onnx.export(
                 network,
                 # Two images where the batch is dynamic: the exporter takes a side of 1 for a constant.
@@ -228,19 +224,3 @@ def _compare(network: nn.Module, session: Session, samples: Tensor) -> Parity:
         same.append((got.argmax(1) == want.argmax(1)).mean(dtype=np.float64) * len(chunk))
     # numpy's max keeps NaN: a student with NaN never compares as equal.
     return Parity(len(samples), float(np.max(deltas)), float(np.max(peaks)), float(np.sum(same)) / len(samples))
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """The exporter's progress, warnings and log lines are none of the user's business."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

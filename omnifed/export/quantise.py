@@ -20,22 +20,18 @@ Runtime's int8 is 0.75 and 0.96. One core of an EPYC with AVX-512 VNNI and BF16,
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from omnifed.errors import OmniFedError
 from omnifed.export.card import INPUT, KEY
 from omnifed.export.graph import set_card, strip
+from omnifed.export.quiet import quiet_exporters
 from omnifed.export.session import read_card
 from omnifed.export.wire import metadata
 
@@ -70,7 +66,7 @@ def quantise(model: bytes, images: np.ndarray, calibration: Calibration = "minma
     proto = onnx.load_from_string(model)
     proto.metadata_props.add(key=READY, value="onnxruntime.quant")
     method = CalibrationMethod.MinMax if calibration == "minmax" else CalibrationMethod.Percentile
-    with tempfile.TemporaryDirectory() as folder, _silence():
+    with tempfile.TemporaryDirectory() as folder, quiet_exporters():
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         onnx.save(proto, source)
         try:
@@ -121,18 +117,3 @@ class _Images(CalibrationDataReader):
     def get_next(self) -> dict[str, Any] | None:
         row = next(self.range, None)
         return None if row is None else {INPUT: np.asarray(self.images[row], np.float32)[None]}
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Progress of the histograms, and warnings of sessions that are not ours."""
-    root = logging.getLogger()
-    quiet = root.level
-    onnxruntime.set_default_logger_severity(4)
-    root.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        root.setLevel(quiet)
-        onnxruntime.set_default_logger_severity(2)
