@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -42,6 +43,14 @@ def export(
     arm: Annotated[str, typer.Option(help="Which arm of a run or a campaign.")] = "",
     site: Annotated[str, typer.Option(help="Which site of a run.")] = "",
     student: Annotated[str, typer.Option(help="FAMILY:PRESET,... of a checkpoint.")] = "",
+    image_size: Annotated[
+        int,
+        typer.Option(
+            help="Side that the student was trained at; by default the run's or an earlier export's, else the site's.",
+            min=0,
+            show_default=False,
+        ),
+    ] = 0,
     max_loss: Annotated[
         float, typer.Option(help="Dice points (0..100) that may be lost to fp32.", min=0, max=100)
     ] = 0.5,
@@ -74,6 +83,8 @@ def export(
         precision=precision, engine=engine, batch=batch, max_loss=max_loss, threads=threads, overwrite=overwrite
     )
     found = find_source(source, data=data, site=site, arm=arm, student=student)
+    if image_size:
+        found = replace(found, image_size=(image_size, image_size))
     published, plot = _publish(found, output, settings)
     if as_json:
         typer.echo(published.model_dump_json(indent=1))

@@ -108,14 +108,12 @@ def _state_folder(state: Path, data: Path | None, arm: str, student: str) -> Sou
     (arm, _), path = _one(found, arm, "")
     folder = path.parent.parent.parent  # campaigns/NAME/arms/ARM/FILE
     model = folder / "models" / path.parent.name / "model.onnx"
-    if not student and model.is_file():
-        spec: StudentSpec | None = read_card(metadata(read_model(model)).get(KEY, "")).student
-    else:
-        spec = StudentSpec.parse(student) if student else None
+    card = read_card(metadata(read_model(model)).get(KEY, "")) if model.is_file() else None
+    spec = StudentSpec.parse(student) if student else card.student if card else None
     _need(student=spec, data=data)
     assert spec is not None
     assert data is not None
-    return Source(_weights(path), spec, load_site(data), cache=state / "prepared")
+    return Source(_weights(path), spec, load_site(data), card.image_size if card else None, state / "prepared")
 
 
 def _arms(state: Path) -> dict[str, Path]:

@@ -107,6 +107,7 @@ def test_a_state_folder_needs_the_data_and_knows_the_student_of_an_exported_mode
     model.parent.mkdir(parents=True)
     model.write_bytes(exported.path.read_bytes())
     assert find_source(state, data=data).student == StudentSpec(alpha=0.6, beta=0.5)
+    assert find_source(state, data=data).image_size == (64, 32)  # as it was trained, whatever site.toml says today
     write_arm(state / "campaigns/autumn/arms/omnikd", fresh)
     assert "autumn/omnikd, spring/omnikd" in refused(state, data=data, student=SPEC).seen
     assert same(find_source(state, data=data, student=SPEC, arm="spring/omnikd"), fresh)

@@ -38,7 +38,8 @@ def refused(code: str, source: Path, target: Path) -> str:
 
 
 def test_folders_are_kept_and_the_dicom_files_of_one_are_a_series(tmp_path: Path) -> None:
-    touch(tmp_path / "in", "a.png", "sub/b.tar.jpeg", "sub/c.nii.gz", "notes.txt", "index.csv", ".hidden.png", ".git/x.png")
+    touch(tmp_path / "in", "a.png", "sub/b.tar.jpeg", "sub/c.nii.gz", ".hidden.png", ".git/x.png")
+    touch(tmp_path / "in", "notes.txt", "index.csv")
     series(tmp_path / "in" / "ct" / "1.2.840", [0, 1])
     touch(tmp_path / "in" / "ct" / "1.2.840", "DICOMDIR", "beside.png")
     assert plan(tmp_path / "in", tmp_path / "out") == {
