@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +126,7 @@ def openvino_model(model: bytes) -> Any:
         OmniFedError: OF602 if it does not load, OF702 if OpenVINO is not installed.
     """
     try:
-        return openvino().Core().read_model(model=model)
+        return _core().read_model(model=model)
     except OmniFedError:
         raise
     except Exception as error:  # also UnicodeDecodeError, where its own message quotes the file
@@ -157,14 +158,24 @@ def openvino_request(network: Any, shape: Sequence[int], threads: int, precision
     }
     try:
         network.reshape(list(shape))
-        return openvino().Core().compile_model(network, "CPU", settings).create_infer_request()
+        return _core().compile_model(network, "CPU", settings).create_infer_request()
     except Exception as error:  # as above
         raise damaged(f"OpenVINO: {str(error)[-300:]}") from None
 
 
+@cache
+def _core() -> Any:
+    """The one Core of this process, never freed.
+
+    Every Core of OpenVINO 2026.4 installs a stack for signal handlers and takes it away at its end, whosever is in use:
+    after two of them the next Ctrl-C or SIGTERM met freed memory and the process died of SIGSEGV.
+    """
+    return openvino().Core()
+
+
 def openvino_types() -> list[str]:
     """What OpenVINO computes fast on this processor: FP32, BF16, INT8, ..."""
-    return list(openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    return list(_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 def has_openvino() -> bool:

@@ -117,3 +117,26 @@ def test_openvino_reports_to_nobody(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.split(maxsplit=2) == ["openvino.tools.ovc.telemetry_stub", "1", "[]\n"]
     assert list(home.iterdir()) == []
+
+
+SIGNALLED = """
+import gc, os, signal, sys
+from omnifed.devices.engines import load, openvino_types
+model = open(sys.argv[1], "rb").read()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+for _ in range(2):
+    first, second = load("openvino", model, 1), load("openvino", model, 1)
+    first.infer(), openvino_types()
+    del first  # not in the order of their creation
+    del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@openvino
+def test_a_process_that_used_openvino_still_bears_signals(tmp_path):
+    """Each Core of OpenVINO 2026.4 has a stack for signals; one that is freed before another leaves it dangling."""
+    (tmp_path / "model.onnx").write_bytes(convolution())
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, str(tmp_path / "model.onnx")], timeout=60)
+    assert done.returncode == 7
