@@ -163,14 +163,18 @@ def openvino_request(network: Any, shape: Sequence[int], threads: int, precision
         raise damaged(f"OpenVINO: {str(error)[-300:]}") from None
 
 
-@cache
 def _core() -> Any:
+    return _only_core(openvino())
+
+
+@cache
+def _only_core(openvino: Any) -> Any:
     """The one Core of this process, never freed.
 
     Every Core of OpenVINO 2026.4 installs a stack for signal handlers and takes it away at its end, whosever is in use:
     after two of them the next Ctrl-C or SIGTERM met freed memory and the process died of SIGSEGV.
     """
-    return openvino().Core()
+    return openvino.Core()
 
 
 def openvino_types() -> list[str]:
