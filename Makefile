@@ -49,6 +49,7 @@ bench: env
 	$(BIN)/python benchmarks/architecture_search.py
 	$(BIN)/python benchmarks/weight_search.py
 	$(BIN)/python benchmarks/search_real.py --image-size 64 --full 6
+	$(BIN)/python benchmarks/predict_cost.py
 	$(BIN)/python benchmarks/arms.py --preset hospitals --hold-out west --out runs/bench-hospitals
 
 # Students and rivals on real sites: Dice, latency, memory, report with a Pareto plot. Hours; what is there is not made again.
