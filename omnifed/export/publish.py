@@ -8,7 +8,6 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,13 +16,14 @@ import torch
 from pydantic import Field
 
 from omnifed.config import Frozen
-from omnifed.data.prepare import SiteData, prepare
+from omnifed.data.prepare import prepare
 from omnifed.data.prepared import Prepared
 from omnifed.data.site import SiteConfig
 from omnifed.devices.machine import describe_machine
 from omnifed.devices.measurement import Engine
 from omnifed.errors import OmniFedError
 from omnifed.export.card import KEY, ExportCard, Precision
+from omnifed.export.cases import Cases, Split, cases_of, pick
 from omnifed.export.choose import Measure, Row, Variant, agreement, choose, is_safe, measure, variants
 from omnifed.export.graph import upsample_by_convolution, with_card
 from omnifed.export.onnx import TOLERANCE, Batch, Parity, serialise
@@ -38,11 +38,8 @@ from omnifed.models.student import Student
 from omnifed.models.weights import load_state
 
 MODEL, FIGURES, PLOT = "model.onnx", "model.json", "export.svg"
-MOST_CASES = 64
-"""Cases on which precisions are compared."""
 TRIAL_IMAGES = 16
 """Training images on which calibrations are compared: cases that are scored later must not choose."""
-Split = Literal["test", "val", "train"]
 Progress = Callable[[str], None]
 
 
@@ -101,13 +98,6 @@ class Published(Frozen):
     chosen: tuple[Precision, Engine]
 
 
-@dataclass(frozen=True)
-class _Cases:
-    split: Split
-    scored: Prepared
-    calibration: Prepared
-
-
 def publish(
     source: Source,
     target: Path,
@@ -134,7 +124,7 @@ def publish(
     with _writable(target, settings.overwrite), tempfile.TemporaryDirectory() as spare:
         progress("images")
         data = prepare(source.site, _cache(source, Path(spare)), image_size=source.image_size)
-        student, cases = _student(source, data.config), _cases(data)
+        student, cases = _student(source, data.config), cases_of(data)
         shape = (int(cases.scored.images.shape[2]), int(cases.scored.images.shape[3]))
         config = data.config.model_copy(update={"image_size": shape})
         progress("fp32 against the student")
@@ -202,41 +192,6 @@ def _student(source: Source, config: SiteConfig) -> Student:
     return student
 
 
-def _cases(data: SiteData) -> _Cases:
-    """Test cases with masks if there are any, else validation cases, else what there is."""
-    splits: tuple[tuple[Split, Prepared], ...] = (("test", data.test), ("val", data.val), ("train", data.train))
-    split, scored = next(
-        ((n, p) for n, p in splits if np.any(p.has_mask)), next(((n, p) for n, p in splits if len(p)), splits[0])
-    )
-    if not len(scored):
-        raise OmniFedError(
-            "OF534",
-            "An exported model is compared with the student on at least one image of the site.",
-            seen="no image in any split",
-            remedy="Give the site at least one validation, test or training image.",
-        )
-    if np.any(scored.has_mask):
-        scored = _rows(scored, np.flatnonzero(scored.has_mask))
-    calibration = data.train if len(data.train) else scored
-    return _Cases(split, _rows(scored, evenly(len(scored), MOST_CASES)), calibration)
-
-
-def _rows(prepared: Prepared, rows: np.ndarray) -> Prepared:
-    def names(values: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(values[i] for i in rows)
-
-    return replace(
-        prepared,
-        images=prepared.images[rows],
-        masks=prepared.masks[rows],
-        has_mask=prepared.has_mask[rows],
-        patients=names(prepared.patients),
-        ids=names(prepared.ids),
-        keys=names(prepared.keys),
-        spacing=prepared.spacing[rows],
-    )
-
-
 def _models(fp32: bytes, wanted: tuple[Variant, ...], train: Prepared, progress: Progress) -> dict[Variant, bytes]:
     """The file of each variant: graph and arithmetic are the engine's, the card says both."""
     card = read_card(metadata(fp32)[KEY])
@@ -253,7 +208,7 @@ def _models(fp32: bytes, wanted: tuple[Variant, ...], train: Prepared, progress:
 
 def _int8(graph: bytes, fp32: bytes, engine: Engine, train: Prepared, progress: Progress) -> bytes:
     """Of the calibrations the one whose masks, in this engine, are closest to float32's on training images."""
-    few = _rows(train, evenly(len(train), TRIAL_IMAGES))
+    few = pick(train, evenly(len(train), TRIAL_IMAGES))
     before = _masks(fp32, "ort", few)
     best, score = b"", -1.0
     for calibration in CALIBRATIONS:
@@ -306,7 +261,7 @@ def _lost(row: Row) -> str:
 
 
 def _published(
-    model: bytes, row: Row, rows: tuple[Row, ...], settings: ExportSettings, parity: Parity, cases: _Cases
+    model: bytes, row: Row, rows: tuple[Row, ...], settings: ExportSettings, parity: Parity, cases: Cases
 ) -> Published:
     return Published(
         sha256=hashlib.sha256(model).hexdigest(),
