@@ -13,12 +13,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from omnifed.cli.root import app
-from omnifed.devices.measurement import MOST_VARIATION, Engine, Measurement
+from omnifed.devices.measurement import ENGINES, MOST_VARIATION, Engine, Measurement
 
 if TYPE_CHECKING:
     from omnifed.devices.machine import Machine
-
-ENGINES = {"ort": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 @app.command("bench")

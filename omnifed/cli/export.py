@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from omnifed.export.publish import ExportSettings, Published
     from omnifed.export.source import Source
 
-ENGINES = {"ort": "ONNX Runtime", "openvino": "OpenVINO"}
 EXTRAS = {"torch", "onnx", "onnxscript", "monai", "safetensors"}
 
 
@@ -110,7 +109,7 @@ def _publish(source: Source, output: Path, settings: ExportSettings) -> tuple[Pu
 
 
 def _show(published: Published, output: Path, plot: str) -> None:
-    from omnifed.devices.measurement import MOST_VARIATION
+    from omnifed.devices.measurement import ENGINES, MOST_VARIATION
     from omnifed.export.publish import FIGURES, MODEL
 
     out = Console(highlight=False, soft_wrap=True)

@@ -9,6 +9,8 @@ from pydantic import Field
 from omnifed.config import Frozen
 
 Engine = Literal["ort", "openvino"]
+ENGINES: dict[Engine, str] = {"ort": "ONNX Runtime", "openvino": "OpenVINO"}
+"""The engines, and their names for people."""
 Evidence = Literal["measured", "published", "modelled"]
 """Where a figure is from: measured there, published by others, or computed from other figures."""
 MOST_VARIATION = 0.10

@@ -9,10 +9,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from omnifed.devices.measurement import ENGINES
 from omnifed.export.choose import Row
 from omnifed.export.publish import Published
 
-NAMES = {"ort": "ONNX Runtime", "openvino": "OpenVINO"}
 BARS, CHOSEN = "#7f9db9", "#0d6a9a"
 _STYLE: Any = {"svg.hashsalt": "omnifed", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -53,6 +53,6 @@ def _text(row: Row) -> str:
 def _bars(axes: Axes, published: Published, values: list[float], texts: list[str], room: float = 1.4) -> None:
     rows = published.rows[::-1]
     colours = [CHOSEN if row.variant == published.chosen else BARS for row in rows]
-    bars = axes.barh([f"{row.precision}, {NAMES[row.engine]}" for row in rows], values, color=colours)
+    bars = axes.barh([f"{row.precision}, {ENGINES[row.engine]}" for row in rows], values, color=colours)
     axes.bar_label(bars, texts, padding=3, fontsize=8)
     axes.set_xlim(0, max(values) * room)
