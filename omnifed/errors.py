@@ -3,7 +3,8 @@
 Every number has a page, ``docs/errors/OFnnn.md``; a test holds the pages and the code together. Ranges: 1xx
 configuration and command line, 2xx site data, 30x..31x students, 32x..36x teachers and distillation, 40x training,
 42x evaluation, 5xx federation, 60x..61x export, 62x prediction, 64x DICOM SEG, 65x the local page, 70x measuring and
-71x profiles of devices, 73x..76x search.
+71x profiles of devices, 73x..76x search, 80x identity, 81x transport, 82x policy, 83x audit log, 84x secure
+aggregation, 85x differential privacy, 86x unusual updates, 87x signed artefacts, 88x hostile files, 89x leak report.
 """
 
 from __future__ import annotations

@@ -18,16 +18,17 @@ from omnifed.evaluation.score import Score as Score
 from omnifed.federation.wire import Wire
 from omnifed.models.base import LayerGroup
 from omnifed.models.spec import StudentSpec
+from omnifed.privacy.spec import PrivacySpec
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Version of this schema. Both ends say theirs at hello, and speak the older of the two from then on."""
 MIN_PROTOCOL = 2
 """Oldest version that this release still speaks; an end that is older is told so, with the remedy."""
-SINCE: dict[str, int] = {"trial": 3, "bench": 3}
-"""``"kind.field": version`` of fields, ``"kind": version`` of whole tasks and replies, that are newer than
-:data:`MIN_PROTOCOL`: an older end never sees them."""
+SINCE: dict[str, int] = {"trial": 3, "bench": 3, "*.purpose": 4, "fit.privacy": 4}
+"""``"kind.field": version`` of fields (``*`` for those of every task), ``"kind": version`` of whole tasks and replies,
+that are newer than :data:`MIN_PROTOCOL`: an older end never sees them."""
 MOST_NETWORKS = 10
 """Networks that a site measures for one latency model."""
 
@@ -41,12 +42,14 @@ class TaskBase(Frozen):
         protocol: :data:`PROTOCOL` of the sender.
         campaign: whose state at the site it is about: a new campaign never meets the models of an old one.
         arm: namespace of the site's local state within a campaign, so that arms of a comparison never mix.
+        purpose: what the campaign is for, in one word; a site's policy lists those that it serves.
     """
 
     id: str = Field(pattern=r"^[A-Za-z0-9_.:-]{1,200}$")
     protocol: int = PROTOCOL
     campaign: str = Field("", pattern=r"^[A-Za-z0-9_-]{0,60}$")
     arm: str = Field("main", pattern=r"^[a-z0-9_-]{1,40}$")
+    purpose: str = Field("research", pattern=r"^[a-z0-9_-]{1,40}$")
 
 
 class HelloTask(TaskBase):
@@ -85,6 +88,7 @@ class FitTask(TaskBase):
         base: with ``int8-delta``, the round whose weights, as the site holds them, these are the change to; -1 is all
             zeros, None means that the whole weights travel, as they are. The reply is coded against what the site
             holds after this task.
+        privacy: how the update will be combined with others, and what is promised to the site's patients.
     """
 
     kind: Literal["fit"] = "fit"
@@ -99,6 +103,7 @@ class FitTask(TaskBase):
     upload: Literal["global", "all", "none"] = "global"
     wire: Wire = "fp32"
     base: int | None = Field(None, ge=-1)
+    privacy: PrivacySpec = PrivacySpec()
 
 
 class EvaluateTask(TaskBase):
@@ -321,6 +326,11 @@ TASK: TypeAdapter[Task] = TypeAdapter(Task)
 REPLY: TypeAdapter[Reply] = TypeAdapter(Reply)
 
 
+def _default(body: TaskBase | ReplyBase, field: str) -> Any:
+    value = type(body).model_fields[field].default
+    return value.model_dump(mode="python") if isinstance(value, Frozen) else value
+
+
 def speak(body: TaskBase | ReplyBase, protocol: int) -> dict[str, Any]:
     """The fields of a task or reply for an end that understands ``protocol``.
 
@@ -330,9 +340,9 @@ def speak(body: TaskBase | ReplyBase, protocol: int) -> dict[str, Any]:
     values = body.model_dump(mode="python") | {"protocol": protocol}
     for name, since in SINCE.items():
         kind, _, field = name.partition(".")
-        if since <= protocol or values["kind"] != kind:
+        if since <= protocol or kind not in ("*", values["kind"]) or (field and field not in values):
             continue
-        if not field or values.pop(field) != type(body).model_fields[field].default:
+        if not field or values.pop(field) != _default(body, field):
             raise OmniFedError(
                 "OF513",
                 f"A site must speak protocol {since} for what this campaign asks of it ({name}).",

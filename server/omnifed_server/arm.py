@@ -17,6 +17,7 @@ from omnifed.federation.wire import Wire
 from omnifed.models.base import LayerGroup, SiteSpec
 from omnifed.models.slices import covering
 from omnifed.models.spec import StudentSpec
+from omnifed.privacy.spec import AggregationSpec, DPSpec, PrivacySpec
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
 
@@ -47,6 +48,9 @@ class ArmConfig(Frozen):
         quorum: up to 1 a share of the sites, above 1 a number of sites; below it the round is repeated once.
         deadline_s: seconds a round after which a reply is late.
         wire: how weights travel, in both directions: ``fp32``, ``bf16`` (half the bytes) or ``int8-delta`` (a quarter).
+        purpose: of the campaign, in one word.
+        aggregation: how the updates are combined; it has no meaning where ``aggregate`` is False.
+        dp: differential privacy of the sites' patients.
         seed: of the first weights and of every draw at the sites.
         channels, classes: of the global student; they matter only where stem or head are averaged.
     """
@@ -68,6 +72,9 @@ class ArmConfig(Frozen):
     quorum: float = Field(0.5, gt=0)
     deadline_s: float | None = Field(None, gt=0)
     wire: Wire = "fp32"
+    purpose: str = "research"
+    aggregation: AggregationSpec = AggregationSpec()
+    dp: DPSpec | None = None
     seed: int = 0
     channels: int = 3
     classes: int = 2
@@ -93,6 +100,15 @@ class ArmConfig(Frozen):
     def needed(self) -> int:
         """Replies that a round needs."""
         return quorum_size(self.quorum, len(self.sites))
+
+    @property
+    def privacy(self) -> PrivacySpec:
+        """What each fit says of it."""
+        how = self.aggregation
+        if not self.aggregate:
+            return PrivacySpec(dp=self.dp)
+        threshold = how.threshold_of(len(self.sites)) if how.mode == "private" else 0
+        return PrivacySpec(mode=how.mode, threshold=threshold, clip=how.clip, sites=self.sites, dp=self.dp)
 
     @property
     def spec(self) -> SiteSpec:
@@ -132,6 +148,7 @@ class ArmConfig(Frozen):
             id=f"{self.campaign}.{self.name}.r{round_}.{site}.fit",
             campaign=self.campaign,
             arm=self.name,
+            purpose=self.purpose,
             round=round_,
             student=self.student_of(site),
             train=self.train.model_copy(update=place),
@@ -143,6 +160,7 @@ class ArmConfig(Frozen):
             upload=self.upload if self.aggregate else "none",
             wire=self.wire if self.aggregate else "fp32",
             base=base,
+            privacy=self.privacy,
         )
 
 

@@ -27,7 +27,7 @@ from omnifed_server.stages import Stages
 
 ABOUT = ("role", "campaign", "versions", "machine")
 """Keys of config.json beside the configuration."""
-_PATHS = {"certificate", "key", "root_certificates", "folder"}
+_PATHS = {"identity", "folder"}
 log = logging.getLogger("omnifed.server")
 
 
@@ -128,6 +128,9 @@ def plan_of(config: FederationConfig, campaign: str) -> Plan:
         prox_mu=config.prox_mu,
         weighting=config.weighting,
         quorum=config.quorum,
+        purpose=config.purpose,
+        aggregation=config.aggregation,
+        dp=config.dp,
         deadline_s=config.deadline_s or None,
         seed=config.seed,
         wire=config.wire,

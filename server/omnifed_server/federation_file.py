@@ -11,6 +11,8 @@ from pydantic import Field, field_validator, model_validator
 from omnifed.config import Frozen, load_toml, parse
 from omnifed.errors import OmniFedError
 from omnifed.models.spec import StudentSpec
+from omnifed.privacy.rules import check_promises
+from omnifed.privacy.spec import AggregationSpec, DPSpec
 from omnifed.search.spec import ArchitectureSpec, WeightSpec, check_devices, nested
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
@@ -27,9 +29,7 @@ OPERATION = (
     "host",
     "port",
     "insecure",
-    "certificate",
-    "key",
-    "root_certificates",
+    "identity",
     "metrics_port",
     "tracking",
     "folder",
@@ -61,13 +61,16 @@ class FederationConfig(Frozen):
         quorum: up to 1 a share of the sites, above 1 a number of sites, that a round and a stage need.
         deadline_s: seconds a site may take for a round; 0 derives it from the rounds' measured times.
         wait_s: seconds to wait for a quorum of sites to connect.
+        purpose: what the campaign is for, in one word; sites serve the purposes that their policies list.
+        aggregation: how updates are combined: a table, or the mode alone.
+        dp: differential privacy of the sites' patients; none by default.
         precision: one for all sites, so that unlike machines compute alike.
         gate: ``auto`` lets sites refuse an averaged part where sites are unlike.
         architecture, weights: of the stages ``search-architecture`` and ``search-weights``; budgets may grow later.
         seed: everything derives from it.
         host, port: where the coordinator listens.
-        insecure: no TLS; for one machine, or behind a proxy on this machine that speaks TLS.
-        certificate, key, root_certificates: PEM files of the coordinator's own TLS, where it is not ``insecure``.
+        insecure: no TLS, no identity and no signature; to try it on one machine.
+        identity: folder that ``omnifed-server init`` made.
         metrics_port: of the metrics for Prometheus; 0 serves none.
         tracking: a further log of rounds and scores.
         folder: RUN; empty takes ``runs/NAME``.
@@ -92,6 +95,9 @@ class FederationConfig(Frozen):
     quorum: float = Field(0.5, gt=0)
     deadline_s: float = Field(0.0, ge=0)
     wait_s: float = Field(3600.0, ge=0)
+    purpose: str = Field("research", pattern=r"^[a-z0-9_-]{1,40}$")
+    aggregation: AggregationSpec = AggregationSpec()
+    dp: DPSpec | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     gate: Literal["auto", "always", "never"] = "auto"
     architecture: ArchitectureSpec = ArchitectureSpec()
@@ -100,9 +106,7 @@ class FederationConfig(Frozen):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
     insecure: bool = False
-    certificate: str = ""
-    key: str = ""
-    root_certificates: str = ""
+    identity: str = ""
     metrics_port: int = Field(0, ge=0, le=65535)
     tracking: Literal["", "tensorboard", "mlflow"] = ""
     folder: str = ""
@@ -132,6 +136,24 @@ class FederationConfig(Frozen):
         if not isinstance(train, Mapping):
             return value
         return {**base, **value, "train": {**base["train"], **train}}
+
+    @field_validator("aggregation", mode="before")
+    @classmethod
+    def _aggregation(cls, value: object) -> object:
+        return {"mode": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _promises(self) -> FederationConfig:
+        check_promises(
+            self.aggregation,
+            self.dp,
+            sites=len(self.sites),
+            wire=self.wire,
+            student=self.student,
+            arms=self.arms,
+            searches=bool({"search-architecture", "search-weights"} & set(self.stages)),
+        )
+        return self
 
     @model_validator(mode="after")
     def _quorum(self) -> FederationConfig:
@@ -189,7 +211,7 @@ def load_federation(path: Path, **options: Any) -> FederationConfig:
     Raises:
         OmniFedError: OF101 if the file cannot be read, OF102 with the path of each wrong key, OF710 for an unknown
             device of a search, OF146 for plain HTTP
-            beyond this machine, OF147 for TLS without certificates, OF301 for an unknown student.
+            beyond this machine, OF147 for a coordinator without identity, OF301 for an unknown student.
     """
     config = load_toml(FederationConfig, path)
     if options:
@@ -201,13 +223,13 @@ def load_federation(path: Path, **options: Any) -> FederationConfig:
             "OF146",
             "A coordinator without TLS listens on this machine only.",
             seen=f"insecure with host {config.host}",
-            remedy="Listen on 127.0.0.1 behind a proxy that speaks TLS, or set certificate, key, root_certificates.",
+            remedy="Remove insecure, and name the folder that omnifed-server init made as identity.",
         )
-    if not config.insecure and not all((config.certificate, config.key, config.root_certificates)):
+    if not config.insecure and not config.identity:
         raise OmniFedError(
             "OF147",
-            "A coordinator speaks TLS, which needs certificate, key and root_certificates.",
-            seen="one of them is not set",
-            remedy="Set the three PEM files, or insecure = true for one machine or behind a proxy on it.",
+            "A coordinator proves who it is: it needs an identity.",
+            seen="identity is not set",
+            remedy="Run omnifed-server init DIR and set identity = DIR, or try it on one machine with --insecure.",
         )
     return config

@@ -13,6 +13,7 @@ from omnifed.models.base import LayerGroup
 from omnifed.models.scaling import architecture_key
 from omnifed.models.slices import covering
 from omnifed.models.spec import StudentSpec
+from omnifed.privacy.spec import AggregationSpec, DPSpec
 from omnifed.search.spec import ArchitectureSpec, WeightSpec
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
@@ -38,6 +39,7 @@ class Plan:
         rounds: of each arm.
         distill: whose weights of OmniKD's terms.
         distill_beta, prox_mu, weighting, quorum, deadline_s, seed, wire: see :class:`~omnifed_server.arm.ArmConfig`.
+        purpose, aggregation, dp: see :class:`~omnifed_server.arm.ArmConfig`.
         gate: ``auto`` is on where sites are unlike.
         starters: also average local layers, into a model for sites that never train.
         needed: sites that a stage needs; 0 goes on with whoever answers.
@@ -61,6 +63,9 @@ class Plan:
     deadline_s: float | None = None
     seed: int = 0
     wire: Literal["fp32", "bf16", "int8-delta"] = "fp32"
+    purpose: str = "research"
+    aggregation: AggregationSpec = field(default_factory=AggregationSpec)
+    dp: DPSpec | None = None
     gate: Literal["auto", "always", "never"] = "auto"
     starters: bool = False
     needed: int = 0
@@ -146,6 +151,9 @@ def arm_config(plan: Plan, arm: str, facts: Facts, taught: tuple[str, ...]) -> A
         channels=facts.channels,
         classes=facts.classes,
         wire=plan.wire,
+        purpose=plan.purpose,
+        aggregation=plan.aggregation,
+        dp=plan.dp,
     )
 
 

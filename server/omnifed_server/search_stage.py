@@ -66,6 +66,7 @@ class SearchStage:
         return TrialTask(
             id=f"{self.plan.campaign}.{name}.{trial.site}.{trial.id}",
             campaign=self.plan.campaign,
+            purpose=self.plan.purpose,
             arm=f"{name}-{trial.steps}",
             student=student,
             train=train,

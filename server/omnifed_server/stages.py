@@ -193,7 +193,8 @@ class Stages:
         )
 
     def _head(self, *parts: str) -> dict[str, Any]:
-        return {"id": ".".join((self.plan.campaign, *parts)), "campaign": self.plan.campaign}
+        named = {"id": ".".join((self.plan.campaign, *parts)), "campaign": self.plan.campaign}
+        return {**named, "purpose": self.plan.purpose}
 
     # Asking once ------------------------------------------------------------------------------------------------
 

@@ -60,14 +60,10 @@ class Coordinator:
         home = self.folder / "flower"
         self.env = flower_env(home) | {RUN: str(self.folder), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         address = ["--host", config.host, "--port", str(config.port)]
-        tls = (
-            ["--insecure"]
-            if config.insecure
-            else [
-                *("--ssl-certfile", config.certificate, "--ssl-keyfile", config.key),
-                *("--ssl-ca-certfile", config.root_certificates),
-            ]
-        )
+        self.tls = Path(config.identity).expanduser().resolve()
+        files = {"--ssl-certfile": "server.pem", "--ssl-keyfile": "server.key", "--ssl-ca-certfile": "ca.pem"}
+        options = [word for option, name in files.items() for word in (option, str(self.tls / name))]
+        tls = ["--insecure"] if config.insecure else options
         command = flower("superlink", *address, *tls, "--disable-runtime-dependency-installation")
         self.link = Child("superlink", command, self.folder / "logs" / "superlink.log", env=self.env)
         self.submitted = 0.0
@@ -142,7 +138,7 @@ class Coordinator:
         until, config = time.monotonic() + HEALTHY_S, self.config
         while self.link.poll() is None and time.monotonic() < until:
             why = unheard(
-                self._address(), insecure=config.insecure, root_certificates=config.root_certificates, direct=True
+                self._address(), insecure=config.insecure, root_certificates=str(self.tls / "ca.pem"), direct=True
             )
             if not why:
                 return
@@ -178,7 +174,7 @@ class Coordinator:
     def _write_flower(self) -> None:
         import omnifed
 
-        scheme = "insecure = true" if self.config.insecure else f'root-certificates = "{self.config.root_certificates}"'
+        scheme = "insecure = true" if self.config.insecure else f'root-certificates = "{self.tls / "ca.pem"}"'
         connection = f'[superlink]\ndefault = "{LINK}"\n\n[superlink.{LINK}]\naddress = "{self._address()}"\n{scheme}\n'
         write_atomic(self.folder / "flower" / "config.toml", connection.encode())
         write_atomic(self.folder / "app" / "pyproject.toml", APP.format(version=omnifed.__version__).encode())

@@ -181,6 +181,8 @@ def plan_of(config: SimConfig, sites: tuple[str, ...], precision: Precision) -> 
     fit = config.teacher.train.model_copy(update={"precision": precision})
     return Plan(
         campaign=CAMPAIGN,
+        aggregation=config.aggregation,
+        dp=config.dp,
         sites=sites,
         student=config.student,
         teacher=config.teacher.model_copy(update={"train": fit}),

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from omnifed.config import Frozen
 from omnifed.federation.wire import Wire
 from omnifed.models.spec import StudentSpec
+from omnifed.privacy.spec import AggregationSpec, DPSpec
 from omnifed.search.spec import ArchitectureSpec, WeightSpec
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
@@ -51,6 +52,8 @@ class SimConfig(Frozen):
         quorum: share of the sites that must answer a round.
         deadline_s: seconds a site may take for a task (virtual ones where sites are emulated); 0 waits.
         wire: how weights travel, both ways: ``fp32``, ``bf16`` (half the bytes) or ``int8-delta`` (a quarter).
+        aggregation: how updates are combined: a table, or the mode alone.
+        dp: differential privacy of the sites' patients; none by default.
         emulate: TOML file of site speeds, bandwidths and drop-outs.
         backend: ``inprocess``, or ``ray`` for several processes or machines.
         seed: everything derives from it.
@@ -82,6 +85,8 @@ class SimConfig(Frozen):
     quorum: float = Field(0.5, gt=0, le=1)
     deadline_s: float = Field(0.0, ge=0)
     wire: Wire = "fp32"
+    aggregation: AggregationSpec = AggregationSpec()
+    dp: DPSpec | None = None
     emulate: str = ""
     backend: Literal["inprocess", "ray"] = "inprocess"
     seed: int = Field(0, ge=0)
@@ -92,6 +97,11 @@ class SimConfig(Frozen):
         if len(set(arms)) != len(arms):
             raise ValueError("name each arm once")
         return arms
+
+    @field_validator("aggregation", mode="before")
+    @classmethod
+    def _aggregation(cls, value: object) -> object:
+        return {"mode": value} if isinstance(value, str) else value
 
     @field_validator("image_size")
     @classmethod

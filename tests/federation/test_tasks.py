@@ -23,6 +23,7 @@ from omnifed.federation.tasks import (
     speak,
 )
 from omnifed.models.spec import StudentSpec
+from omnifed.privacy.spec import PrivacySpec
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
 
@@ -81,4 +82,8 @@ def test_a_whole_kind_is_never_spoken_to_an_older_end(body: Any) -> None:
 
 def test_what_an_older_end_knows_is_spoken_as_before() -> None:
     fit = FitTask(id="f", round=0, student=StudentSpec(), train=TrainSpec())
-    assert speak(fit, 2) == fit.model_dump(mode="python") | {"protocol": 2}
+    assert speak(fit, 2) == fit.model_dump(mode="python", exclude={"purpose", "privacy"}) | {"protocol": 2}
+
+    asks = fit.model_copy(update={"privacy": PrivacySpec(mode="robust")})
+    with pytest.raises(OmniFedError, match=r"fit\.privacy"):
+        speak(asks, 3)

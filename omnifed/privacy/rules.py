@@ -1,0 +1,49 @@
+"""Combinations of settings that would void what a campaign promises; refused before anything is asked of a site."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from omnifed.models.spec import StudentSpec
+from omnifed.privacy.spec import AggregationSpec, DPSpec
+
+
+def check_promises(
+    aggregation: AggregationSpec,
+    dp: DPSpec | None,
+    *,
+    sites: int,
+    wire: str,
+    student: StudentSpec,
+    arms: Collection[str],
+    searches: bool,
+) -> None:
+    """Refuses what cannot be kept.
+
+    Args:
+        aggregation: how updates are combined.
+        dp: differential privacy, or None.
+        sites: that take part.
+        wire: coding of the weights.
+        student: what is trained.
+        arms: methods of the campaign.
+        searches: whether networks or OmniKD's weights are searched for before.
+
+    Raises:
+        ValueError: with the rule and why.
+    """
+    if aggregation.mode == "private":
+        _check_private(aggregation, sites=sites, wire=wire, searches=searches)
+
+
+def _check_private(aggregation: AggregationSpec, *, sites: int, wire: str, searches: bool) -> None:
+    threshold = aggregation.threshold_of(sites)
+    if sites < 3 or not sites < 2 * threshold <= 2 * sites:
+        raise ValueError(
+            f"private aggregation needs 3 sites and a threshold of more than half of them, at most all: "
+            f"{threshold} of {sites}; with less a coordinator could learn one site's update"
+        )
+    if wire != "fp32":
+        raise ValueError("private aggregation sends masked 32-bit numbers, which cannot be shortened: wire = fp32")
+    if searches:
+        raise ValueError("a search asks single sites for scores, which private aggregation hides: search without it")

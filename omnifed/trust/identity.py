@@ -1,0 +1,211 @@
+"""What a site and a coordinator hold to prove who they are, as it lies on their disks.
+
+A site's folder (``STATE/identity``, mode 0700): ``site.key`` (Ed25519), ``node.key`` (EC P-384, for Flower's node),
+both made there; ``vault.key`` (32 random bytes, for what is kept encrypted); ``kit.json`` as the coordinator answered;
+``ca.pem`` out of the kit; ``roster.json``, the newest one that was seen.
+
+A coordinator's folder: ``federation.json``, ``sign.key`` (Ed25519), ``server.pem`` and ``server.key`` (TLS),
+``ca.pem``, ``roster.json``; and ``authority/`` with ``root.key`` (Ed25519) and ``ca.key``, which are needed to admit,
+revoke and rotate alone and may lie on another disk.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import AwareDatetime, Field, ValidationError
+
+from omnifed.config import Frozen
+from omnifed.errors import OmniFedError
+from omnifed.files import write_atomic
+from omnifed.trust.roster import HEX_KEY, Roster, open_roster
+from omnifed.trust.signing import Signed, SigningKey
+
+KIT = "kit"
+"""Context of a kit's signature."""
+
+
+class Kit(Frozen):
+    """The coordinator's answer to a site's request, signed by the federation's authority.
+
+    Attributes:
+        federation: its name.
+        site: whom it admits.
+        server: HOST:PORT of the coordinator, as sites reach it.
+        root: public key of the authority, hex.
+        ca: PEM certificate of the authority behind the coordinator's TLS certificate.
+        roster: who belongs to the federation; it arrives again with tasks when it changes.
+        issued, expires: the site's keys are valid in between.
+    """
+
+    federation: str
+    site: str
+    server: str
+    root: str = Field(pattern=HEX_KEY)
+    ca: str
+    roster: Signed
+    issued: AwareDatetime
+    expires: AwareDatetime
+
+
+class Federation(Frozen):
+    """``federation.json`` of a coordinator's folder.
+
+    Attributes:
+        name: of the federation.
+        root: public key of the authority, hex.
+        server: HOST:PORT, as sites reach the coordinator.
+    """
+
+    name: str
+    root: str = Field(pattern=HEX_KEY)
+    server: str
+
+
+@dataclass(frozen=True)
+class SiteIdentity:
+    """A site that has joined.
+
+    Attributes:
+        folder: where it lies.
+        kit: as signed by the authority, verified.
+        key: signs replies, shares, the policy and the audit log.
+    """
+
+    folder: Path
+    kit: Kit
+    key: SigningKey
+
+    @classmethod
+    def load(cls, folder: Path) -> SiteIdentity:
+        """Reads the identity of a site.
+
+        Raises:
+            OmniFedError: OF804 if the site has not joined, OF801 or OF802 if a file is damaged.
+        """
+        file = folder / "kit.json"
+        if not file.is_file():
+            raise OmniFedError(
+                "OF804",
+                "A site joins a federation before it works for it.",
+                seen=f"no {file}",
+                remedy="Run omnifed-client enrol, send the request to the coordinator, then omnifed-client join KIT. "
+                "To try it on one machine: --insecure.",
+            )
+        return cls(folder, open_kit(Signed.read(file.read_bytes(), "kit.json")), SigningKey.load(folder / "site.key"))
+
+    @property
+    def site(self) -> str:
+        """Registered name."""
+        return self.kit.site
+
+    @property
+    def node_key(self) -> Path:
+        """Private key of Flower's node."""
+        return self.folder / "node.key"
+
+    @property
+    def ca(self) -> Path:
+        """Certificate of the authority behind the coordinator's TLS certificate."""
+        return self.folder / "ca.pem"
+
+    @property
+    def vault(self) -> bytes:
+        """Key (32 bytes) of what the site keeps encrypted; made when it is first asked for."""
+        return vault_key(self.folder / "vault.key")
+
+    def roster(self) -> Roster:
+        """The newest roster that this site has seen.
+
+        Raises:
+            OmniFedError: OF802 if it is not the authority's, OF803 if it has expired.
+        """
+        return open_roster(self._roster(), self.kit.root)
+
+    def accept(self, signed: Signed) -> Roster:
+        """Takes a roster that came with a task: on disk before it counts.
+
+        Raises:
+            OmniFedError: OF802 if it is not the authority's, OF803 if it is older than one seen before.
+        """
+        held = self._roster()
+        seen = Roster.model_validate_json(held.body).version
+        roster = open_roster(signed, self.kit.root, newer_than=seen)
+        if roster.version > seen:
+            write_atomic(self.folder / "roster.json", signed.to_json(), mode=0o600)
+        return roster
+
+    def _roster(self) -> Signed:
+        file = self.folder / "roster.json"
+        return Signed.read(file.read_bytes(), "roster.json") if file.is_file() else self.kit.roster
+
+
+@dataclass(frozen=True)
+class CoordinatorIdentity:
+    """A coordinator's online half: it can run campaigns, and admit nobody.
+
+    Attributes:
+        folder: where it lies.
+        about: name, authority, address.
+        key: signs tasks.
+    """
+
+    folder: Path
+    about: Federation
+    key: SigningKey
+
+    @classmethod
+    def load(cls, folder: Path) -> CoordinatorIdentity:
+        """Reads the identity of a coordinator.
+
+        Raises:
+            OmniFedError: OF805 if there is none, OF801 if the key is damaged.
+        """
+        try:
+            about = Federation.model_validate_json((folder / "federation.json").read_bytes())
+        except (OSError, ValidationError) as error:
+            raise OmniFedError(
+                "OF805",
+                "A coordinator has an identity, made once for its federation.",
+                seen=f"{folder / 'federation.json'}: {type(error).__name__}",
+                remedy="Run omnifed-server init, then name its folder as identity in the federation's file.",
+            ) from None
+        return cls(folder, about, SigningKey.load(folder / "sign.key"))
+
+    def signed_roster(self) -> Signed:
+        """The current roster as it travels; read anew at each call, as sites are admitted while campaigns run.
+
+        Raises:
+            OmniFedError: OF802 if the file is absent or damaged.
+        """
+        file = self.folder / "roster.json"
+        return Signed.read(file.read_bytes() if file.is_file() else b"", str(file))
+
+    def roster(self) -> Roster:
+        """The current roster.
+
+        Raises:
+            OmniFedError: OF802 if it is not the authority's, OF803 if it has expired.
+        """
+        return open_roster(self.signed_roster(), self.about.root)
+
+
+def open_kit(signed: Signed) -> Kit:
+    """A kit whose own authority has signed it; that it is the right authority, people compare by its fingerprint.
+
+    Raises:
+        OmniFedError: OF802 if it was altered.
+    """
+    kit = signed.open(KIT, Kit, (signed.key,), "the kit")
+    open_roster(kit.roster, kit.root)
+    return kit if kit.root == signed.key else signed.open(KIT, Kit, (kit.root,), "the kit")
+
+
+def vault_key(path: Path) -> bytes:
+    """The 32 bytes in ``path``, made at the first call, mode 0600."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomic(path, secrets.token_bytes(32), mode=0o600)
+    return path.read_bytes()
