@@ -20,6 +20,7 @@ from omnifed.federation.tasks import REPLY, FitTask, Reply, Task, TrialTask
 from omnifed.files import write_atomic
 from omnifed.states import State, read_state, strip_prefix, write_state
 from omnifed.teachers.spec import TeacherSpec
+from omnifed.trust.identity import vault_key
 
 KEPT_ROUNDS = 2
 KEPT_TRIALS = 64
@@ -50,6 +51,11 @@ class SiteStore:
         if not path.is_file():
             write_atomic(path, secrets.token_hex(16).encode(), mode=0o600)
         return path.read_text()
+
+    @property
+    def vault(self) -> bytes:
+        """Key (32 bytes) of what lies encrypted in this folder, for all campaigns; made at first use."""
+        return vault_key(self.folder / "identity" / "vault.key")
 
     # Finished replies -------------------------------------------------------------------------------------------
 
