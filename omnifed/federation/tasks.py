@@ -21,16 +21,22 @@ from omnifed.models.spec import StudentSpec
 from omnifed.privacy.spec import PrivacySpec
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
+from omnifed.trust.signing import Signed
 
 PROTOCOL = 4
 """Version of this schema. Both ends say theirs at hello, and speak the older of the two from then on."""
 MIN_PROTOCOL = 2
 """Oldest version that this release still speaks; an end that is older is told so, with the remedy."""
-SINCE: dict[str, int] = {"trial": 3, "bench": 3, "*.purpose": 4, "fit.privacy": 4}
+SINCE: dict[str, int] = {
+    **{"trial": 3, "bench": 3, "*.purpose": 4, "fit.privacy": 4, "fit.attempt": 4, "fit.keys": 4},
+    **{"shares": 4, "masked": 4, "unmask": 4},
+}
 """``"kind.field": version`` of fields (``*`` for those of every task), ``"kind": version`` of whole tasks and replies,
 that are newer than :data:`MIN_PROTOCOL`: an older end never sees them."""
 MOST_NETWORKS = 10
 """Networks that a site measures for one latency model."""
+MOST_PARTIES = 1000
+"""Sites of one private round."""
 
 
 class TaskBase(Frozen):
@@ -89,6 +95,8 @@ class FitTask(TaskBase):
             zeros, None means that the whole weights travel, as they are. The reply is coded against what the site
             holds after this task.
         privacy: how the update will be combined with others, and what is promised to the site's patients.
+        attempt: with private aggregation, how often its exchanges began anew before, from 0; the training is not
+            repeated.
     """
 
     kind: Literal["fit"] = "fit"
@@ -104,6 +112,7 @@ class FitTask(TaskBase):
     wire: Wire = "fp32"
     base: int | None = Field(None, ge=-1)
     privacy: PrivacySpec = PrivacySpec()
+    attempt: int = Field(0, ge=0)
 
 
 class EvaluateTask(TaskBase):
@@ -178,8 +187,64 @@ class BenchTask(TaskBase):
     threads: int = Field(1, ge=1, le=64)
 
 
+class PrivateTask(TaskBase):
+    """An exchange of secure aggregation (docs/secure-aggregation.md) about the update that a fit left at the site.
+
+    Attributes:
+        round, attempt: those of the fit.
+    """
+
+    round: int = Field(ge=0)
+    attempt: int = Field(0, ge=0)
+
+
+class SharesTask(PrivateTask):
+    """Share your two secrets with these sites.
+
+    Attributes:
+        keys: what all of them advertised with their fits, each signed by its site.
+    """
+
+    kind: Literal["shares"] = "shares"
+    keys: tuple[Signed, ...] = Field(max_length=MOST_PARTIES)
+
+
+class MaskedTask(PrivateTask):
+    """Send your update under its masks.
+
+    Attributes:
+        inbox: sealed shares for this site, base64, by the site that they come from.
+    """
+
+    kind: Literal["masked"] = "masked"
+    inbox: dict[str, str] = Field(max_length=MOST_PARTIES)
+
+
+class UnmaskTask(PrivateTask):
+    """Reveal your shares: of the self-masks of the sites whose updates are in the sum, of the keys of the others.
+
+    Attributes:
+        survivors: whose updates are in the sum, signed by the coordinator.
+        receipts: what each of them signed when it sent its update.
+    """
+
+    kind: Literal["unmask"] = "unmask"
+    survivors: Signed
+    receipts: tuple[Signed, ...] = Field(max_length=MOST_PARTIES)
+
+
 Task = Annotated[
-    HelloTask | TeachTask | FitTask | EvaluateTask | ExportTask | TrialTask | BenchTask, Field(discriminator="kind")
+    HelloTask
+    | TeachTask
+    | FitTask
+    | SharesTask
+    | MaskedTask
+    | UnmaskTask
+    | EvaluateTask
+    | ExportTask
+    | TrialTask
+    | BenchTask,
+    Field(discriminator="kind"),
 ]
 
 
@@ -230,6 +295,8 @@ class TeachReply(ReplyBase):
 class FitReply(ReplyBase):
     """Result of a round; the state travels beside it.
 
+    With private aggregation neither state nor figures travel: they are part of the masked sum.
+
     Attributes:
         n: training cases (the weight of the mean is derived from it); bounded, as a weight must fit a float.
         loss: mean loss of the round, and each of its parts by name.
@@ -237,6 +304,7 @@ class FitReply(ReplyBase):
         adopted: whether the gate adopted the new model.
         accepted: whether the site trained from the incoming global part, not from its own.
         scales: m_i of OmniKD, once measured.
+        keys: with private aggregation, the site's public keys of this attempt, signed by it.
     """
 
     kind: Literal["fit"] = "fit"
@@ -247,6 +315,46 @@ class FitReply(ReplyBase):
     adopted: bool
     accepted: bool = True
     scales: dict[str, float] = {}
+    keys: Signed | None = None
+
+
+class SharesReply(ReplyBase):
+    """Two shared secrets: the seed of the site's own mask, and its mask key.
+
+    Attributes:
+        sealed: both shares for each other site, encrypted for it, base64, by its name.
+        commitment: to the seed, hex; the mask key is known by its public half.
+        digests: sha256 (hex) of the share of the seed and of that of the key, by site, its own included.
+    """
+
+    kind: Literal["shares"] = "shares"
+    sealed: dict[str, str] = Field(max_length=MOST_PARTIES)
+    commitment: str = Field(pattern=r"^[0-9a-f]{64}$")
+    digests: dict[str, tuple[str, str]] = Field(max_length=MOST_PARTIES)
+
+
+class MaskedReply(ReplyBase):
+    """The masked update travels beside it.
+
+    Attributes:
+        receipt: with whose masks, signed by the site.
+    """
+
+    kind: Literal["masked"] = "masked"
+    receipt: Signed
+
+
+class UnmaskReply(ReplyBase):
+    """The site's shares, hex, by the site whose secret they belong to: one of each site, never both.
+
+    Attributes:
+        seeds: of the self-masks of the sites in the sum.
+        keys: of the mask keys of those that dropped out after they had shared them.
+    """
+
+    kind: Literal["unmask"] = "unmask"
+    seeds: dict[str, str] = Field(max_length=MOST_PARTIES)
+    keys: dict[str, str] = Field(max_length=MOST_PARTIES)
 
 
 class EvaluateReply(ReplyBase):
@@ -318,7 +426,17 @@ class FailedReply(ReplyBase):
 
 
 Reply = Annotated[
-    HelloReply | TeachReply | FitReply | EvaluateReply | ExportReply | TrialReply | BenchReply | FailedReply,
+    HelloReply
+    | TeachReply
+    | FitReply
+    | SharesReply
+    | MaskedReply
+    | UnmaskReply
+    | EvaluateReply
+    | ExportReply
+    | TrialReply
+    | BenchReply
+    | FailedReply,
     Field(discriminator="kind"),
 ]
 

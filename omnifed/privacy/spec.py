@@ -68,6 +68,10 @@ class PrivacySpec(Frozen):
         threshold: see :class:`AggregationSpec`; 0 unless ``private``.
         clip: see :class:`AggregationSpec`.
         sites: that take part, registered names; a site's policy may ask for more of them.
+        weighting: of ``private``, where the site weighs its own update: see
+            :func:`~omnifed.federation.aggregation.weight`.
+        most_cases: of ``private``: a site with more training cases counts as if it had so many, so that a weight has
+            a bound that all know.
         dp: None trains without differential privacy.
     """
 
@@ -75,6 +79,8 @@ class PrivacySpec(Frozen):
     threshold: int = Field(0, ge=0)
     clip: float = Field(10.0, gt=0, le=1000)
     sites: tuple[str, ...] = ()
+    weighting: Literal["n", "sqrt", "equal"] = "sqrt"
+    most_cases: int = Field(10_000, ge=1)
     dp: DPSpec | None = None
 
     @model_validator(mode="after")

@@ -17,7 +17,9 @@ from omnifed.federation.tasks import (
     TASK,
     BenchReply,
     BenchTask,
+    FitReply,
     FitTask,
+    MaskedTask,
     TrialReply,
     TrialTask,
     speak,
@@ -82,8 +84,17 @@ def test_a_whole_kind_is_never_spoken_to_an_older_end(body: Any) -> None:
 
 def test_what_an_older_end_knows_is_spoken_as_before() -> None:
     fit = FitTask(id="f", round=0, student=StudentSpec(), train=TrainSpec())
-    assert speak(fit, 2) == fit.model_dump(mode="python", exclude={"purpose", "privacy"}) | {"protocol": 2}
+    assert speak(fit, 2) == fit.model_dump(mode="python", exclude={"purpose", "privacy", "attempt"}) | {"protocol": 2}
 
     asks = fit.model_copy(update={"privacy": PrivacySpec(mode="robust")})
     with pytest.raises(OmniFedError, match=r"fit\.privacy"):
         speak(asks, 3)
+
+
+def test_a_private_exchange_is_never_spoken_to_an_older_end() -> None:
+    sealed = MaskedTask(id="m", round=2, attempt=1, inbox={"north": "AA=="})
+    assert TASK.validate_json(sealed.model_dump_json()) == sealed
+    with pytest.raises(OmniFedError, match=r"\(masked\)"):
+        speak(sealed, 3)
+    trained = FitReply(id="f", site="a", n=0, steps=1, loss={}, dice=0, adopted=False)
+    assert "keys" not in speak(trained, 3)
