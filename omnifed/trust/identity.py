@@ -11,16 +11,21 @@ revoke and rotate alone and may lie on another disk.
 
 from __future__ import annotations
 
+import ipaddress
+import os
+import re
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError, field_validator
 
 from omnifed.config import Frozen
 from omnifed.errors import OmniFedError
 from omnifed.files import write_atomic
-from omnifed.trust.roster import HEX_KEY, Roster, open_roster
+from omnifed.trust.roster import FEDERATION_NAME, HEX_KEY, ROSTER, Roster, open_roster, outdated
 from omnifed.trust.signing import Signed, SigningKey
 
 KIT = "kit"
@@ -59,9 +64,21 @@ class Federation(Frozen):
         server: HOST:PORT, as sites reach the coordinator.
     """
 
-    name: str
+    name: str = Field(pattern=FEDERATION_NAME)
     root: str = Field(pattern=HEX_KEY)
     server: str
+
+    @field_validator("server")
+    @classmethod
+    def _address(cls, server: str) -> str:
+        if not _host_port(server):
+            raise ValueError("server must be HOST:PORT without https://, for example omnifed.example.org:443")
+        return server
+
+    @property
+    def host(self) -> str:
+        """Name or address of the coordinator, without port and brackets."""
+        return _host_port(self.server)
 
 
 @dataclass(frozen=True)
@@ -122,22 +139,37 @@ class SiteIdentity:
         Raises:
             OmniFedError: OF802 if it is not the authority's, OF803 if it has expired.
         """
-        return open_roster(self._roster(), self.kit.root)
+        return open_roster(self.signed_roster(), self.kit.root)
+
+    def held(self) -> Roster:
+        """The newest roster that this site has seen, expired or not.
+
+        Raises:
+            OmniFedError: OF802 if it is not the authority's.
+        """
+        return self.signed_roster().open(ROSTER, Roster, (self.kit.root,), "the roster")
 
     def accept(self, signed: Signed) -> Roster:
         """Takes a roster that came with a task: on disk before it counts.
 
         Raises:
-            OmniFedError: OF802 if it is not the authority's, OF803 if it is older than one seen before.
+            OmniFedError: OF802 if it is not the authority's, OF803 if it is older than one seen before, has expired, or
+                is another one of the same version: not all sites are shown the same.
         """
-        held = self._roster()
-        seen = Roster.model_validate_json(held.body).version
-        roster = open_roster(signed, self.kit.root, newer_than=seen)
-        if roster.version > seen:
+        seen = self.held()
+        roster = open_roster(signed, self.kit.root, newer_than=seen.version)
+        if roster.version > seen.version:
             write_atomic(self.folder / "roster.json", signed.to_json(), mode=0o600)
+        elif roster != seen:
+            raise outdated(roster, seen.version)
         return roster
 
-    def _roster(self) -> Signed:
+    def signed_roster(self) -> Signed:
+        """The newest roster that this site has seen, as it travels.
+
+        Raises:
+            OmniFedError: OF802 if the file is damaged.
+        """
         file = self.folder / "roster.json"
         return Signed.read(file.read_bytes(), "roster.json") if file.is_file() else self.kit.roster
 
@@ -172,6 +204,7 @@ class CoordinatorIdentity:
                 seen=f"{folder / 'federation.json'}: {type(error).__name__}",
                 remedy="Run omnifed-server init, then name its folder as identity in the federation's file.",
             ) from None
+        _finish_rotation(folder, about.root)
         return cls(folder, about, SigningKey.load(folder / "sign.key"))
 
     def signed_roster(self) -> Signed:
@@ -191,6 +224,14 @@ class CoordinatorIdentity:
         """
         return open_roster(self.signed_roster(), self.about.root)
 
+    def held(self) -> Roster:
+        """The current roster, expired or not.
+
+        Raises:
+            OmniFedError: OF802 if it is not the authority's.
+        """
+        return self.signed_roster().open(ROSTER, Roster, (self.about.root,), "the roster")
+
 
 def open_kit(signed: Signed) -> Kit:
     """A kit whose own authority has signed it; that it is the right authority, people compare by its fingerprint.
@@ -199,7 +240,8 @@ def open_kit(signed: Signed) -> Kit:
         OmniFedError: OF802 if it was altered.
     """
     kit = signed.open(KIT, Kit, (signed.key,), "the kit")
-    open_roster(kit.roster, kit.root)
+    # Not whether it has expired: a site keeps its kit for a year, and newer rosters come with tasks.
+    kit.roster.open(ROSTER, Roster, (kit.root,), "the kit's roster")
     return kit if kit.root == signed.key else signed.open(KIT, Kit, (kit.root,), "the kit")
 
 
@@ -209,3 +251,35 @@ def vault_key(path: Path) -> bytes:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomic(path, secrets.token_bytes(32), mode=0o600)
     return path.read_bytes()
+
+
+def _finish_rotation(folder: Path, root: str) -> None:
+    """Puts keys in place that a rotation has made, once the roster names them.
+
+    A rotation leaves them beside the old ones, signs the roster, and comes here; after a crash the next start does.
+    """
+    waiting = folder / "sign.key.next"
+    if not waiting.is_file():
+        return
+    key = SigningKey.load(waiting).public
+    file = folder / "roster.json"
+    signed = Signed.read(file.read_bytes() if file.is_file() else b"", str(file))
+    if key in (term.sign for term in signed.open(ROSTER, Roster, (root,), "the roster").coordinator):
+        # The signing key last, as it says that there is something to finish.
+        for name in ("server.key", "server.pem", "sign.key"):
+            with suppress(FileNotFoundError):
+                os.replace(folder / f"{name}.next", folder / name)
+
+
+def _host_port(server: str) -> str:
+    """Host of HOST:PORT; "" where it is none."""
+    try:
+        url = urlsplit(f"//{server}")
+        host = url.hostname or ""
+        if url.netloc != server or not url.port or "@" in server:
+            return ""
+        with suppress(ValueError):
+            return str(ipaddress.ip_address(host))
+    except ValueError:
+        return ""
+    return host if re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", host) else ""

@@ -15,6 +15,8 @@ ROSTER = "roster"
 """Context of its signature."""
 Standing = Literal["member", "revoked", "expired", "unknown"]
 HEX_KEY = r"^[0-9a-f]{64}$"
+SITE_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+FEDERATION_NAME = r"^[A-Za-z0-9_-]{1,50}$"
 
 
 class Term(Frozen):
@@ -53,7 +55,7 @@ class Member(Frozen):
         revoked: since when it is no member any more.
     """
 
-    site: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    site: str = Field(pattern=SITE_NAME)
     terms: tuple[MemberTerm, ...] = Field(min_length=1)
     revoked: AwareDatetime | None = None
 
@@ -70,7 +72,7 @@ class Roster(Frozen):
         members: by name.
     """
 
-    federation: str = Field(pattern=r"^[A-Za-z0-9_-]{1,50}$")
+    federation: str = Field(pattern=FEDERATION_NAME)
     version: int = Field(ge=1)
     issued: AwareDatetime
     expires: AwareDatetime
@@ -120,10 +122,15 @@ def open_roster(signed: Signed, root: str, *, newer_than: int = 0, now: datetime
     roster = signed.open(ROSTER, Roster, (root,), "the roster")
     now = now or datetime.now(UTC)
     if roster.version < newer_than or now >= roster.expires:
-        raise OmniFedError(
-            "OF803",
-            "A roster is the newest one that was seen, and has not expired.",
-            seen=f"version {roster.version}, expires {roster.expires:%Y-%m-%d}; seen before: version {newer_than}",
-            remedy="Ask the coordinator for the current roster; it renews it with: omnifed-server rotate.",
-        )
+        raise outdated(roster, newer_than)
     return roster
+
+
+def outdated(roster: Roster, seen: int) -> OmniFedError:
+    """The error of a roster that is not the current one."""
+    return OmniFedError(
+        "OF803",
+        "A roster is the newest one that was seen, and has not expired.",
+        seen=f"version {roster.version}, expires {roster.expires:%Y-%m-%d}; seen before: version {seen}",
+        remedy="Ask the coordinator for the current roster; it renews it with: omnifed-server rotate.",
+    )

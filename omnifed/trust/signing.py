@@ -59,9 +59,9 @@ class SigningKey:
         try:
             key = load_pem_private_key(path.read_bytes(), None)
         except (OSError, ValueError, TypeError) as error:
-            raise _no_key(path, type(error).__name__) from None
+            raise no_key(path, type(error).__name__) from None
         if not isinstance(key, Ed25519PrivateKey):
-            raise _no_key(path, "another kind of key")
+            raise no_key(path, "another kind of key")
         return cls(key)
 
     def save(self, path: Path) -> None:
@@ -152,7 +152,8 @@ def _bound(context: str, message: bytes) -> bytes:
     return b"omnifed/1/" + context.encode() + b"\0" + message
 
 
-def _no_key(path: Path, why: str) -> OmniFedError:
+def no_key(path: Path, why: str) -> OmniFedError:
+    """The error of a private key that cannot be used."""
     return OmniFedError(
         "OF801",
         "A private key must be a whole PEM file of the kind that omnifed made.",
