@@ -101,7 +101,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         asked = stock_sam(Path(folder)) if options.teacher == "sam" else TeacherSpec(kind=options.teacher)
         teacher = build_teacher(asked, data.spec, image_size=(options.size, options.size))
-        cache = TeacherCache(Path(folder) / "cache", teacher.id)
+        cache = TeacherCache(Path(folder) / "cache", teacher.id, bytes(32))
         cache.build(teacher, data, views=2)
         students = {
             name: build_student(StudentSpec.parse(options.student), data.spec)

@@ -1,21 +1,35 @@
-"""Named arrays with a JSON head in one safetensors file, written atomically: how all weights are kept on disk."""
+"""Named arrays with a JSON head in one safetensors file, written atomically: how all weights are kept on disk.
+
+A file may come from elsewhere or be damaged. Its head is read with a limit and looked through before safetensors sees
+it: that library accepts a name that comes twice, and leaves types that numpy lacks to the caller.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from omnifed.errors import OmniFedError
 from omnifed.files import write_atomic
+from omnifed.trust import vault
 
 State = dict[str, np.ndarray]
 """Arrays by name: a model's state, an optimiser's, or what travels with a task."""
+
+MOST_HEAD = 16 * 2**20
+"""Bytes of a file's head: names, types and shapes, and the JSON of who wrote it."""
+MOST_AXES = 8
+_DTYPES = frozenset({"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64"})
+_WRONG = (OSError, SafetensorError, TypeError, KeyError, ValueError, AttributeError, RecursionError)
 
 
 def write_state(path: Path, state: Mapping[str, np.ndarray], meta: Mapping[str, Any], *, mode: int = 0o600) -> None:
@@ -24,8 +38,7 @@ def write_state(path: Path, state: Mapping[str, np.ndarray], meta: Mapping[str, 
     Raises:
         OmniFedError: OF103 if the disk is full.
     """
-    arrays = {key: np.asarray(value, order="C") for key, value in state.items()}
-    write_atomic(path, save(arrays, metadata={"json": json.dumps(dict(meta), allow_nan=False)}), mode=mode)
+    write_atomic(path, _content(state, meta), mode=mode)
 
 
 def read_state(path: Path) -> tuple[State, dict[str, Any]]:
@@ -34,16 +47,91 @@ def read_state(path: Path) -> tuple[State, dict[str, Any]]:
     Raises:
         OmniFedError: OF104 if the file is absent, damaged or not ours.
     """
+    state, meta = read_arrays(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["json"])  # noqa: SIM118
-    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
-        raise OmniFedError(
-            "OF104",
-            "A state file must be a whole safetensors file with a head written by OmniFed.",
-            seen=f"{path}: {error}",
-            remedy="Delete the damaged file and resume: the work since the last good one is repeated.",
-        ) from None
+        return state, json.loads(meta["json"])
+    except _WRONG as error:
+        raise _no_state(path, error) from None
+
+
+def read_arrays(path: Path) -> tuple[State, dict[str, str]]:
+    """Reads any safetensors file.
+
+    Returns:
+        The arrays, and the metadata as they stand in the head.
+
+    Raises:
+        OmniFedError: OF104 if the file is absent, no regular file, damaged, or holds types that numpy lacks.
+    """
+    try:
+        # Not blocking: a pipe in the place of a file would be waited for.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError("no regular file")
+            meta = _head(file)
+        with safe_open(path, framework="numpy") as tensors:
+            return {key: tensors.get_tensor(key) for key in tensors.keys()}, meta  # noqa: SIM118
+    except _WRONG as error:
+        raise _no_state(path, error) from None
+
+
+def write_sealed(
+    path: Path, state: Mapping[str, np.ndarray], meta: Mapping[str, Any], key: bytes, purpose: str
+) -> None:
+    """As :func:`write_state`, encrypted (:mod:`omnifed.trust.vault`) for this purpose and this file name; mode 0600.
+
+    Raises:
+        OmniFedError: OF103 if the disk is full, OF875 if the key is none.
+    """
+    write_atomic(path, vault.seal(key, f"{purpose}/{path.name}", _content(state, meta)), mode=0o600)
+
+
+def read_sealed(path: Path, key: bytes, purpose: str) -> tuple[State, dict[str, Any]]:
+    """Reads what :func:`write_sealed` wrote.
+
+    Raises:
+        OmniFedError: OF104 if the file cannot be read, OF875 if it was altered, or sealed with another key, for
+            another purpose or under another name.
+    """
+    try:
+        content = vault.open(key, f"{purpose}/{path.name}", path.read_bytes())
+        return load(content), json.loads(_head(io.BytesIO(content))["json"])
+    except _WRONG as error:
+        raise _no_state(path, error) from None
+
+
+def _content(state: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> bytes:
+    arrays = {key: np.asarray(value, order="C") for key, value in state.items()}
+    return save(arrays, metadata={"json": json.dumps(dict(meta), allow_nan=False)})
+
+
+def _head(file: BinaryIO) -> dict[str, str]:
+    """Metadata of a safetensors file, after a look at its head; offsets and sizes are safetensors' own to check."""
+    size = int.from_bytes(file.read(8), "little")
+    if size > MOST_HEAD:
+        raise ValueError(f"a head of {size} bytes")
+    head = json.loads(file.read(size), object_pairs_hook=_once)
+    meta = head.pop("__metadata__", {})
+    for entry in head.values():
+        if entry["dtype"] not in _DTYPES or len(entry["shape"]) > MOST_AXES:
+            raise ValueError("a type or a shape that no state has")
+    return meta
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name comes twice")
+    return found
+
+
+def _no_state(path: Path, error: BaseException) -> OmniFedError:
+    return OmniFedError(
+        "OF104",
+        "A state file must be a whole safetensors file with a head written by OmniFed.",
+        seen=f"{path}: {str(error)[:300]}",
+        remedy="Delete the damaged file and resume: the work since the last good one is repeated.",
+    )
 
 
 def add_prefix(prefix: str, state: Mapping[str, np.ndarray]) -> State:

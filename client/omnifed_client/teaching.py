@@ -17,6 +17,8 @@ from omnifed.teachers.registry import build_teacher
 from omnifed.teachers.spec import TeacherSpec
 from omnifed_client.store import SiteStore
 
+WEIGHTS = "weights.sealed"
+
 
 @dataclass(frozen=True)
 class Lesson:
@@ -34,15 +36,18 @@ def teach(
     """Fine-tunes the teacher on the site's labelled images and caches its maps of every training image."""
     folder = store.teacher_folder(task.teacher)
     teacher = _build(task.teacher, data, checkpoints)
-    weights, fitted = folder / "weights.safetensors", folder / "fit.json"
-    if fitted.is_file():
-        teacher.load(weights)
+    weights, fitted = folder / WEIGHTS, folder / "fit.json"
+    (folder / "weights.safetensors").unlink(missing_ok=True)  # of releases that did not encrypt
+    if fitted.is_file() and weights.is_file():
+        teacher.load(weights, store.vault)
         metrics = json.loads(fitted.read_text())
     else:
         metrics = dict(teacher.fit(data.train, data.val, checkpoint=folder / "fit.ckpt", progress=progress))
-        teacher.save(weights)
+        teacher.save(weights, store.vault)
         write_json(fitted, metrics)
-    report = TeacherCache(folder / "cache", teacher.id).build(teacher, data.train, task.teacher.views, progress)
+    report = TeacherCache(folder / "cache", teacher.id, store.vault).build(
+        teacher, data.train, task.teacher.views, progress
+    )
     about = {
         "id": teacher.id,
         "feature_channels": dict(teacher.feature_channels),
@@ -71,7 +76,7 @@ def lesson_of(spec: TeacherSpec | None, store: SiteStore) -> Lesson | None:
     if not (folder / "lesson.json").is_file():
         return None
     about = json.loads((folder / "lesson.json").read_text())
-    cache = TeacherCache(folder / "cache", about["id"])
+    cache = TeacherCache(folder / "cache", about["id"], store.vault)
     return Lesson(cache, about["views"], about["joint_flips"], about["feature_channels"])
 
 
@@ -81,14 +86,14 @@ def load_teacher(spec: TeacherSpec | None, data: SiteData, store: SiteStore, che
     Raises:
         OmniFedError: OF510 if it was not taught yet.
     """
-    if spec is None or not (store.teacher_folder(spec) / "fit.json").is_file():
+    if spec is None or not (weights := store.teacher_folder(spec) / WEIGHTS).is_file():
         raise OmniFedError(
             "OF510",
             "A task that needs the site's teacher comes after the teach task.",
             remedy="Send a teach task with the same teacher first.",
         )
     teacher = _build(spec, data, checkpoints)
-    teacher.load(store.teacher_folder(spec) / "weights.safetensors")
+    teacher.load(weights, store.vault)
     return teacher
 
 

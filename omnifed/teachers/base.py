@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 """``progress(done, total, text)``; called at least once a second or so on long work, may do nothing."""
 
+WEIGHTS = "teacher weights"
+"""Purpose for which :meth:`Teacher.save` seals."""
+
 
 class Teacher(Protocol):
     """A segmentation network that knows more than a student can afford."""
@@ -44,8 +47,8 @@ class Teacher(Protocol):
     def predict(self, x: Tensor) -> Out:
         """Normalised student images (B, C, H, W) to logits (B, classes, H/4, W/4) and features, without gradients."""
 
-    def save(self, path: Path) -> None:
-        """Writes all weights as safetensors, atomically, mode 0600."""
+    def save(self, path: Path, key: bytes) -> None:
+        """Writes all weights, which have seen patients, encrypted with the site's vault key; atomically, mode 0600."""
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path, key: bytes) -> None:
         """Reads what :meth:`save` wrote."""

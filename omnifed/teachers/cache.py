@@ -3,7 +3,8 @@
 A file holds one view of one image: logits (C, h, w) and features (F, h', w') as int8 with one float16 scale a channel
 (84 KB for SAM at 256 pixels and 5 classes). Attention maps, affinities and the like are derived from these. The name of
 the file is sha256(teacher id, image key, view, preprocessing version): a changed image, teacher or rule is computed
-anew.
+anew. Maps tell what a patient's image shows, so each file is encrypted with the site's vault key and bound to its name:
+an altered, swapped or foreign file is a damaged one, and computed anew as well.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from omnifed.data.augment import UPRIGHT
 from omnifed.data.prepared import Prepared
 from omnifed.errors import OmniFedError
 from omnifed.models.base import Out
-from omnifed.states import read_state, write_state
+from omnifed.states import read_sealed, write_sealed
 from omnifed.teachers.base import Progress, Teacher
 from omnifed.teachers.network import PREPROCESSING
 from omnifed.teachers.views import apply_view, mirrorings
@@ -37,6 +38,7 @@ STORE_BYTES = 256 * 2**20
 """Bytes of int8 maps that a cache keeps in memory; the least recently used ones leave first."""
 
 _LOGITS = "logits"
+_PURPOSE = "teacher cache"
 _BATCH = 8
 _FLIP_IMAGES = 12
 
@@ -67,15 +69,16 @@ class CacheReport:
 
 
 class TeacherCache:
-    """One teacher's maps of one site's images. They derive from patient data: folder 0700, files 0600.
+    """One teacher's maps of one site's images. They derive from patient data: folder 0700, files 0600 and encrypted.
 
     Args:
         folder: made if absent.
         teacher_id: :attr:`omnifed.teachers.base.Teacher.id`.
+        key: the site's vault key, 32 bytes.
     """
 
-    def __init__(self, folder: Path, teacher_id: str) -> None:
-        self.folder, self.teacher_id = folder, teacher_id
+    def __init__(self, folder: Path, teacher_id: str, key: bytes) -> None:
+        self.folder, self.teacher_id, self._key = folder, teacher_id, key
         self._store: OrderedDict[tuple[str, int], Maps] = OrderedDict()
         self._stored = 0
 
@@ -100,13 +103,15 @@ class TeacherCache:
             )
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder.chmod(0o700)
+        for plain in self.folder.glob("*.safetensors"):  # of releases that did not encrypt
+            plain.unlink()
         wanted = [(row, view) for row in range(len(prepared)) for view in range(views)]
         damaged, missing = 0, []
         for row, view in wanted:
             path = self._path(prepared.keys[row], view)
             if not path.exists():
                 missing.append((row, view))
-            elif _read(path) is None:
+            elif self._read(path) is None:
                 damaged += 1
                 missing.append((row, view))
         for start in range(0, len(missing), _BATCH):
@@ -152,7 +157,7 @@ class TeacherCache:
         if (key, view) in self._store:
             self._store.move_to_end((key, view))
             return self._store[key, view]
-        maps = _read(self._path(key, view))
+        maps = self._read(self._path(key, view))
         if maps is None:
             raise OmniFedError(
                 "OF325",
@@ -177,7 +182,7 @@ class TeacherCache:
             arrays = {}
             for name, value in maps.items():
                 arrays[name], arrays[f"{name}/scale"] = quantise(value.float().cpu().numpy())
-            write_state(self._path(prepared.keys[row], view), arrays, {"check": _checksum(arrays)})
+            write_sealed(self._path(prepared.keys[row], view), arrays, {}, self._key, _PURPOSE)
             if gone := self._store.pop((prepared.keys[row], view), None):
                 self._stored -= _bytes(gone)
 
@@ -185,10 +190,10 @@ class TeacherCache:
         """Measured once a teacher and set of images, on up to a dozen of them in each mirroring; then remembered."""
         mirrors = mirrorings(upright=prepared.spec.modality in UPRIGHT)
         keys = sorted(prepared.keys)[:: max(1, -(-len(prepared) // _FLIP_IMAGES))]
-        path = self.folder / f"flips-{_hash(self.teacher_id, *keys)[:32]}.safetensors"
+        path = self.folder / f"flips-{_hash(self.teacher_id, *keys)[:32]}.sealed"
         if path.exists():
             try:
-                return float(read_state(path)[0]["error"])
+                return float(read_sealed(path, self._key, _PURPOSE)[0]["error"])
             except (OmniFedError, KeyError):
                 pass  # damaged: measured again below
         changed = foreground = 0
@@ -200,12 +205,24 @@ class TeacherCache:
                 changed += int((plain != other).sum())
                 foreground += int(((plain > 0) | (other > 0)).sum())
         error = changed / foreground if foreground else 0.0
-        write_state(path, {"error": np.array(error)}, {})
+        write_sealed(path, {"error": np.array(error)}, {}, self._key, _PURPOSE)
         log.info("Flip error of the teacher: %.3f of the foreground (limit %.2f).", error, FLIP_LIMIT)
         return error
 
     def _path(self, key: str, view: int) -> Path:
-        return self.folder / f"{_hash(self.teacher_id, key, view, PREPROCESSING)}.safetensors"
+        return self.folder / f"{_hash(self.teacher_id, key, view, PREPROCESSING)}.sealed"
+
+    def _read(self, path: Path) -> Maps | None:
+        """The maps of one file, None if it is absent, truncated, altered or another's."""
+        try:
+            arrays, _ = read_sealed(path, self._key, _PURPOSE)
+            return {
+                name: (torch.from_numpy(value), torch.from_numpy(arrays[f"{name}/scale"]).float()[:, None, None])
+                for name, value in arrays.items()
+                if not name.endswith("/scale")
+            }
+        except (OmniFedError, KeyError):
+            return None
 
 
 def quantise(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -224,29 +241,6 @@ def quantise(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         scale = np.where(scale < largest, np.nextafter(scale, np.float16(np.inf)), scale)
     steps = np.where(scale > 0, scale, 1).astype(np.float32)[:, None, None]
     return np.clip(np.rint(maps / steps), -127, 127).astype(np.int8), scale
-
-
-def _read(path: Path) -> Maps | None:
-    """The maps of one file, None if it is absent, truncated or altered."""
-    try:
-        arrays, meta = read_state(path)
-        if meta["check"] != _checksum(arrays):
-            return None
-        return {
-            name: (torch.from_numpy(value), torch.from_numpy(arrays[f"{name}/scale"]).float()[:, None, None])
-            for name, value in arrays.items()
-            if not name.endswith("/scale")
-        }
-    except (OmniFedError, KeyError):
-        return None
-
-
-def _checksum(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
-    return digest.hexdigest()
 
 
 def _image(prepared: Prepared, row: int) -> Tensor:

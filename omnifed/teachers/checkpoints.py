@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,17 +63,17 @@ def sam_state(spec: TeacherSpec, folder: Path | None = None) -> dict[str, Tensor
         except OmniFedError:
             pass  # a damaged import is made again from the checkpoint
     require_file(path, expected)
-    weights = _plain_weights(path)
+    weights = _plain_weights(path, expected)
     with suppress(OmniFedError):  # a read-only folder or a full disk: the checkpoint itself serves
         write_state(imported, {k: v.numpy() for k, v in weights.items()}, {"source_sha256": expected}, mode=0o644)
     return weights
 
 
 def require_file(path: Path, sha256: str) -> None:
-    """Checks that ``path`` is there and has this hash.
+    """Checks that ``path`` is there; ``sha256`` is told to who must bring it.
 
     Raises:
-        OmniFedError: OF320 if it is absent, OF321 if its hash is another.
+        OmniFedError: OF320.
     """
     if not path.is_file():
         raise OmniFedError(
@@ -83,25 +82,32 @@ def require_file(path: Path, sha256: str) -> None:
             seen=str(path),
             remedy=f"Put the file there (sha256 {sha256 or 'of your choice'}), or use the embedded teacher sam-tiny.",
         )
-    if not sha256:
-        return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+
+
+def require_hash(path: Path, found: str, expected: str) -> None:
+    """Compares the sha256 (hex) of what was read from ``path`` with the expected one; "" expects nothing.
+
+    Raises:
+        OmniFedError: OF321.
+    """
+    if expected and found != expected:
         raise OmniFedError(
             "OF321",
             "The checkpoint's sha256 must be the expected one.",
-            seen=f"{path}: {found}, expected {sha256}",
+            seen=f"{path}: {found}, expected {expected}",
             remedy="Copy the file again from its publisher; for another file, state its sha256.",
         )
 
 
-def _plain_weights(path: Path) -> dict[str, Tensor]:
-    """Reads a .pth that holds tensors by name and nothing else."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise _not_weights(path, str(error).splitlines()[0][:120]) from None
+def _plain_weights(path: Path, sha256: str) -> dict[str, Tensor]:
+    """Reads a .pth with this hash that holds tensors by name and nothing else."""
+    with path.open("rb") as file:  # opened once: what was hashed is what is read
+        require_hash(path, hashlib.file_digest(file, "sha256").hexdigest(), sha256)
+        file.seek(0)
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # also UnpicklingError, whose module nothing here should import
+            raise _not_weights(path, (str(error).splitlines() or [type(error).__name__])[0][:120]) from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise _not_weights(path, "not a mapping of names to tensors")
     return {str(key): value.detach().float().contiguous() for key, value in state.items()}

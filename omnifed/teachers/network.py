@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from omnifed.data.prepared import Prepared
 from omnifed.errors import OmniFedError
 from omnifed.models.base import Out
-from omnifed.states import read_state, write_state
-from omnifed.teachers.base import Progress
+from omnifed.states import read_sealed, write_sealed
+from omnifed.teachers.base import WEIGHTS, Progress
 from omnifed.training.spec import TrainSpec
 
 PREPROCESSING = 1
@@ -114,17 +114,18 @@ class NetworkTeacher:
         with torch.no_grad():
             return self.network(x)
 
-    def save(self, path: Path) -> None:
-        """Writes all weights as safetensors, atomically, mode 0600."""
-        write_state(path, self._state(), {"id": self.id})
+    def save(self, path: Path, key: bytes) -> None:
+        """Writes all weights, which have seen patients, encrypted with the site's vault key; atomically, mode 0600."""
+        write_sealed(path, self._state(), {"id": self.id}, key, WEIGHTS)
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path, key: bytes) -> None:
         """Reads what :meth:`save` wrote.
 
         Raises:
-            OmniFedError: OF104 if the file is damaged, OF326 if it belongs to another teacher.
+            OmniFedError: OF104 if the file is absent, OF875 if it was altered or sealed with another key, OF326 if it
+                belongs to another teacher.
         """
-        state, meta = read_state(path)
+        state, meta = read_sealed(path, key, WEIGHTS)
         own = self._state()
         wrong = sorted(own.keys() ^ state.keys()) or [k for k in own if own[k].shape != state[k].shape]
         if not wrong:

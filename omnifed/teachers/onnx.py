@@ -16,11 +16,11 @@ from omnifed.data.prepared import Prepared
 from omnifed.errors import OmniFedError
 from omnifed.evaluation.metrics import mean_dice
 from omnifed.evaluation.predict import predict_masks
-from omnifed.export.session import load
+from omnifed.export.session import Session, read_model
 from omnifed.models.base import Out, SiteSpec
-from omnifed.states import read_state, write_state
-from omnifed.teachers.base import Progress
-from omnifed.teachers.checkpoints import require_file
+from omnifed.states import read_sealed, write_sealed
+from omnifed.teachers.base import WEIGHTS, Progress
+from omnifed.teachers.checkpoints import require_file, require_hash
 from omnifed.teachers.network import PREPROCESSING
 from omnifed.teachers.spec import TeacherSpec
 
@@ -40,7 +40,9 @@ class OnnxTeacher:
     def __init__(self, spec: TeacherSpec, site: SiteSpec) -> None:
         path = Path(spec.checkpoint)
         require_file(path, spec.sha256.lower())
-        self._session = load(path)
+        model = read_model(path)  # once: what was hashed is what is loaded
+        require_hash(path, hashlib.sha256(model).hexdigest(), spec.sha256.lower())
+        self._session = Session(model)
         found, wanted = (self._session.shape[0], self._session.classes), (site.channels, site.classes)
         if found != wanted:
             raise OmniFedError(
@@ -50,7 +52,7 @@ class OnnxTeacher:
                 remedy="Export a model that was trained with the site's labels, or choose another teacher.",
             )
         digest = hashlib.sha256(f"onnx preprocessing {PREPROCESSING}".encode())
-        digest.update(path.read_bytes())
+        digest.update(model)
         self._id = digest.hexdigest()
 
     @property
@@ -92,17 +94,17 @@ class OnnxTeacher:
             x = functional.interpolate(x, size, mode="bilinear", antialias=x.shape[-2] > size[0])
         return Out(logits=functional.avg_pool2d(torch.from_numpy(self._session.logits(x.numpy())), 4))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, key: bytes) -> None:
         """Writes the model's hash: the model itself stays where it is."""
-        write_state(path, {"onnx": np.zeros(1, np.uint8)}, {"id": self._id})
+        write_sealed(path, {"onnx": np.zeros(1, np.uint8)}, {"id": self._id}, key, WEIGHTS)
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path, key: bytes) -> None:
         """Checks that the model is the one that :meth:`save` was called for.
 
         Raises:
-            OmniFedError: OF104 if the file is damaged, OF326 if the model has changed since.
+            OmniFedError: OF104 if the file is absent, OF875 if it was altered, OF326 if the model has changed since.
         """
-        if read_state(path)[1].get("id") != self._id:
+        if read_sealed(path, key, WEIGHTS)[1].get("id") != self._id:
             raise OmniFedError(
                 "OF326",
                 "A teacher loads only weights that it saved itself, with the same kind, sizes and classes.",

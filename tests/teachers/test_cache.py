@@ -14,11 +14,14 @@ from torch import Tensor
 from omnifed.data.prepared import Prepared
 from omnifed.errors import OmniFedError
 from omnifed.models.base import Out, SiteSpec
+from omnifed.states import read_sealed, write_sealed, write_state
 from omnifed.teachers import cache as module
 from omnifed.teachers.cache import TeacherCache, quantise
 from omnifed.teachers.views import apply_view
 from omnifed.training.batches import Batches
 from omnifed.training.spec import TrainSpec
+
+KEY = bytes(range(32))
 
 
 class Brightness:
@@ -57,7 +60,7 @@ def site(n: int = 3, side: int = 16) -> Prepared:
 
 def test_get_returns_the_teachers_own_output_for_each_view(tmp_path: Path) -> None:
     data, teacher = site(), Brightness()
-    cache = TeacherCache(tmp_path / "cache", teacher.id)
+    cache = TeacherCache(tmp_path / "cache", teacher.id, KEY)
     report = cache.build(teacher, data, 3)
     assert (report.cached, report.reused, report.damaged) == (9, 0, 0)
     out = cache.get(["key2", "key0"], [2, 0])
@@ -71,7 +74,7 @@ def test_get_returns_the_teachers_own_output_for_each_view(tmp_path: Path) -> No
 
 
 def test_files_are_private_and_counted(tmp_path: Path) -> None:
-    cache = TeacherCache(tmp_path / "cache", Brightness.id)
+    cache = TeacherCache(tmp_path / "cache", Brightness.id, KEY)
     report = cache.build(Brightness(), site(), 2)
     files = [f for f in (tmp_path / "cache").iterdir() if not f.name.startswith("flips-")]
     assert len(files) == 6
@@ -81,9 +84,9 @@ def test_files_are_private_and_counted(tmp_path: Path) -> None:
 
 
 def test_a_second_build_computes_nothing(tmp_path: Path) -> None:
-    first = TeacherCache(tmp_path, Brightness.id).build(Brightness(), site(), 2)
+    first = TeacherCache(tmp_path, Brightness.id, KEY).build(Brightness(), site(), 2)
     teacher = Brightness()
-    second = TeacherCache(tmp_path, Brightness.id).build(teacher, site(), 2)
+    second = TeacherCache(tmp_path, Brightness.id, KEY).build(teacher, site(), 2)
     assert (second.cached, second.reused, teacher.seen) == (0, 6, 0)
     assert second.flip_error == first.flip_error
 
@@ -91,21 +94,28 @@ def test_a_second_build_computes_nothing(tmp_path: Path) -> None:
 def test_an_interrupted_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BATCH", 1)
     with pytest.raises(KeyboardInterrupt):
-        TeacherCache(tmp_path, Brightness.id).build(Brightness(fails_after=2), site(), 2)
-    report = TeacherCache(tmp_path, Brightness.id).build(Brightness(), site(), 2)
+        TeacherCache(tmp_path, Brightness.id, KEY).build(Brightness(fails_after=2), site(), 2)
+    report = TeacherCache(tmp_path, Brightness.id, KEY).build(Brightness(), site(), 2)
     assert (report.cached, report.reused, report.damaged) == (4, 2, 0)
 
 
-@pytest.mark.parametrize("harm", ["truncated", "altered", "empty"])
+@pytest.mark.parametrize("harm", ["truncated", "altered", "empty", "another map", "another key", "in clear"])
 def test_a_damaged_file_is_an_error_to_training_and_computed_anew_by_build(tmp_path: Path, harm: str) -> None:
-    data, cache = site(), TeacherCache(tmp_path, Brightness.id)
+    data, cache = site(), TeacherCache(tmp_path, Brightness.id, KEY)
     cache.build(Brightness(), data, 1)
     before = cache.get(data.keys, [0, 0, 0]).logits
     path = cache._path("key1", 0)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
-    path.write_bytes({"truncated": content[:-20], "altered": content, "empty": b""}[harm])
-    fresh = TeacherCache(tmp_path, Brightness.id)
+    maps = read_sealed(cache._path("key2", 0), KEY, "teacher cache")[0]
+    if harm == "another key":
+        write_sealed(path, maps, {}, bytes(32), "teacher cache")
+    elif harm == "in clear":
+        write_state(path, maps, {})
+    else:
+        other = cache._path("key2", 0).read_bytes()
+        path.write_bytes({"truncated": content[:-20], "altered": content, "empty": b"", "another map": other}[harm])
+    fresh = TeacherCache(tmp_path, Brightness.id, KEY)
     with pytest.raises(OmniFedError, match="OF325"):
         fresh.get(["key1"], [0])
     report = fresh.build(Brightness(), data, 1)
@@ -113,8 +123,24 @@ def test_a_damaged_file_is_an_error_to_training_and_computed_anew_by_build(tmp_p
     assert torch.equal(fresh.get(data.keys, [0, 0, 0]).logits, before)
 
 
+def test_no_map_lies_in_clear(tmp_path: Path) -> None:
+    data, cache = site(), TeacherCache(tmp_path, Brightness.id, KEY)
+    cache.build(Brightness(), data, 1)
+    codes = quantise(data.images[0].astype(np.float32))[0].tobytes()
+    write_state(tmp_path / "plain.safetensors", {"logits": quantise(data.images[0].astype(np.float32))[0]}, {})
+    assert codes[:64] in (tmp_path / "plain.safetensors").read_bytes()
+    assert not any(codes[:64] in path.read_bytes() for path in tmp_path.glob("*.sealed"))
+
+
+def test_what_a_former_release_left_in_clear_is_removed(tmp_path: Path) -> None:
+    write_state(tmp_path / "0.safetensors", {"logits": np.ones(1)}, {})
+    report = TeacherCache(tmp_path, Brightness.id, KEY).build(Brightness(), site(), 1)
+    assert (report.cached, report.damaged) == (3, 0)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
 def test_a_missing_view_is_an_error(tmp_path: Path) -> None:
-    cache = TeacherCache(tmp_path, Brightness.id)
+    cache = TeacherCache(tmp_path, Brightness.id, KEY)
     cache.build(Brightness(), site(), 1)
     with pytest.raises(OmniFedError, match="OF325"):
         cache.get(["key0"], [1])
@@ -122,15 +148,15 @@ def test_a_missing_view_is_an_error(tmp_path: Path) -> None:
 
 def test_another_teacher_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OmniFedError, match="OF324"):
-        TeacherCache(tmp_path, "b" * 64).build(Brightness(), site(), 1)
+        TeacherCache(tmp_path, "b" * 64, KEY).build(Brightness(), site(), 1)
 
 
 def test_flip_error_is_zero_for_an_equivariant_teacher_and_forbids_joint_flips_for_one_that_is_not(
     tmp_path: Path,
 ) -> None:
-    fair = TeacherCache(tmp_path / "fair", Brightness.id).build(Brightness(), site(), 1)
+    fair = TeacherCache(tmp_path / "fair", Brightness.id, KEY).build(Brightness(), site(), 1)
     assert (fair.flip_error, fair.joint_flips) == (0.0, True)
-    biased = TeacherCache(tmp_path / "biased", Brightness.id).build(Brightness(gradient=True), site(), 1)
+    biased = TeacherCache(tmp_path / "biased", Brightness.id, KEY).build(Brightness(gradient=True), site(), 1)
     # Left to right and both ways every label changes, top to bottom none: 2 (16 x 16) of 2 (16 x 16) + 16 x 8 pixels.
     assert biased.flip_error == pytest.approx(512 / 640)
     assert not biased.joint_flips
@@ -138,7 +164,7 @@ def test_flip_error_is_zero_for_an_equivariant_teacher_and_forbids_joint_flips_f
 
 def test_an_upright_modality_is_mirrored_left_to_right_alone(tmp_path: Path) -> None:
     data = replace(site(), spec=SiteSpec(1, 2, modality="ct"))
-    cache = TeacherCache(tmp_path, Brightness.id)
+    cache = TeacherCache(tmp_path, Brightness.id, KEY)
     report = cache.build(Brightness(gradient=True), data, 2)
     assert report.flip_error == 1.0
     plain, mirrored = (cache.get(data.keys, [view] * 3).features["bottleneck"] for view in (0, 1))
@@ -146,7 +172,7 @@ def test_an_upright_modality_is_mirrored_left_to_right_alone(tmp_path: Path) -> 
 
 
 def test_the_store_in_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, cache = site(6), TeacherCache(tmp_path, Brightness.id)
+    data, cache = site(6), TeacherCache(tmp_path, Brightness.id, KEY)
     cache.build(Brightness(), data, 1)
     one = 2 * 256 + 16 + 4 * 3
     monkeypatch.setattr(module, "STORE_BYTES", 3 * one)
@@ -176,7 +202,7 @@ def test_quantisation_by_hand() -> None:
 @pytest.mark.parametrize("modality", ["ct", "dermoscopy"])
 def test_batches_show_the_student_the_view_that_the_teacher_saw(tmp_path: Path, modality: str) -> None:
     data = replace(site(), spec=SiteSpec(1, 2, modality=modality))
-    cache = TeacherCache(tmp_path, Brightness.id)
+    cache = TeacherCache(tmp_path, Brightness.id, KEY)
     cache.build(Brightness(), data, 4)
     batches = Batches(data, TrainSpec(batch_size=3), cache=cache, views=4)
     image, label = torch.from_numpy(data.images.astype(np.float32)), torch.from_numpy(data.masks)

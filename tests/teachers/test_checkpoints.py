@@ -153,5 +153,5 @@ def test_vit_b_builds_from_a_pth_of_the_stock_architecture_and_predicts_at_224(t
     assert out.features["bottleneck"].shape == (1, 256, 14, 14)
     assert torch.isfinite(out.logits).all()
     weights = tmp_path / "teacher.safetensors"
-    teacher.save(weights)
+    teacher.save(weights, bytes(32))
     assert stat.S_IMODE(weights.stat().st_mode) == 0o600

@@ -16,6 +16,7 @@ from omnifed.teachers.registry import build_teacher
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
 
+KEY = bytes(range(32))
 SITE = SiteSpec(1, 2, modality="ct")
 FIT = TrainSpec(steps=12, batch_size=4, lr=3e-3, warmup=2, schedule="poly", validate_every=6, precision="fp32")
 
@@ -37,9 +38,9 @@ def test_a_fit_improves_the_teacher_and_its_maps_can_be_cached(train: Prepared, 
     assert after > before + 0.05
     assert metrics["seconds"] > 0
     assert teacher.id != first
-    report = TeacherCache(tmp_path, teacher.id).build(teacher, train, 2)
+    report = TeacherCache(tmp_path, teacher.id, KEY).build(teacher, train, 2)
     assert report.cached == 16  # with and without mask
-    out = TeacherCache(tmp_path, teacher.id).get([train.keys[7]], [0])
+    out = TeacherCache(tmp_path, teacher.id, KEY).get([train.keys[7]], [0])
     assert out.logits.shape == (1, 2, 16, 16)
     assert {name: value.shape[1] for name, value in out.features.items()} == dict(teacher.feature_channels)
     exact = teacher.predict(torch.from_numpy(np.asarray(train.images[7:8], np.float32)))
@@ -72,10 +73,10 @@ def test_save_and_load_give_the_same_teacher(tmp_path: Path) -> None:
     one, other = tiny(seed=1), tiny(seed=1)
     with torch.no_grad():
         one.network.mask_decoder.mask_tokens.weight.add_(1.0)
-    one.save(tmp_path / "t.safetensors")
-    assert stat.S_IMODE((tmp_path / "t.safetensors").stat().st_mode) == 0o600
+    one.save(tmp_path / "t.sealed", KEY)
+    assert stat.S_IMODE((tmp_path / "t.sealed").stat().st_mode) == 0o600
     assert one.id != other.id
-    other.load(tmp_path / "t.safetensors")
+    other.load(tmp_path / "t.sealed", KEY)
     assert one.id == other.id
     x = torch.randn(2, 1, 64, 64)
     assert torch.equal(one.predict(x).logits, other.predict(x).logits)
@@ -83,17 +84,21 @@ def test_save_and_load_give_the_same_teacher(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"classes": 3}, {"size": 96}])
 def test_weights_of_another_teacher_are_refused(tmp_path: Path, change: dict[str, int]) -> None:
-    tiny().save(tmp_path / "t.safetensors")
+    tiny().save(tmp_path / "t.sealed", KEY)
     with pytest.raises(OmniFedError, match="OF326"):
-        tiny(**change).load(tmp_path / "t.safetensors")
+        tiny(**change).load(tmp_path / "t.sealed", KEY)
 
 
 def test_damaged_weights_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "t.safetensors"
-    tiny().save(path)
+    path = tmp_path / "t.sealed"
+    tiny().save(path, KEY)
+    with pytest.raises(OmniFedError, match="OF875"):
+        tiny().load(path, bytes(32))
     path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(OmniFedError, match="OF875"):
+        tiny().load(path, KEY)
     with pytest.raises(OmniFedError, match="OF104"):
-        tiny().load(path)
+        tiny().load(tmp_path / "absent.sealed", KEY)
 
 
 def test_the_id_is_a_function_of_weights_and_preprocessing() -> None:

@@ -12,10 +12,12 @@ from omnifed.errors import OmniFedError
 from omnifed.export.card import KEY, ExportCard
 from omnifed.models.base import SiteSpec
 from omnifed.models.spec import StudentSpec
-from omnifed.states import write_state
+from omnifed.states import write_sealed
+from omnifed.teachers.base import WEIGHTS
 from omnifed.teachers.registry import build_teacher
 from omnifed.teachers.spec import TeacherSpec
 
+VAULT = bytes(range(32))
 CONFIG = SiteConfig(
     name="test",
     modality="ct",
@@ -67,15 +69,15 @@ def test_an_exported_model_teaches_its_logits_and_nothing_else(model: Path, val:
     metrics = teacher.fit(val, val)
     assert 0.8 < metrics["dice"] < 1  # the discs are brighter than 0, but for noise
     assert teacher.id == before
-    teacher.save(tmp_path / "t.safetensors")
-    teacher.load(tmp_path / "t.safetensors")
+    teacher.save(tmp_path / "t.sealed", VAULT)
+    teacher.load(tmp_path / "t.sealed", VAULT)
 
 
 def test_another_file_is_not_taken_for_the_saved_one(model: Path, tmp_path: Path) -> None:
     teacher = build_teacher(TeacherSpec(kind="onnx", checkpoint=str(model)), CONFIG.spec, image_size=(64, 64))
-    write_state(tmp_path / "t.safetensors", {}, {"id": "0" * 64})
+    write_sealed(tmp_path / "t.sealed", {}, {"id": "0" * 64}, VAULT, WEIGHTS)
     with pytest.raises(OmniFedError, match="OF326"):
-        teacher.load(tmp_path / "t.safetensors")
+        teacher.load(tmp_path / "t.sealed", VAULT)
 
 
 @pytest.mark.parametrize("site", [SiteSpec(1, 5), SiteSpec(3, 2)])

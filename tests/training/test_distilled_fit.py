@@ -40,7 +40,7 @@ class BrightnessTeacher:
 
 def test_the_cached_maps_of_every_view_lie_on_the_label(tmp_path: Path) -> None:
     data, teacher = make_discs(8), BrightnessTeacher()
-    cache = TeacherCache(tmp_path / "cache", teacher.id)
+    cache = TeacherCache(tmp_path / "cache", teacher.id, bytes(32))
     cache.build(teacher, data, views=4)  # type: ignore[arg-type]
     batches = Batches(data, TrainSpec(batch_size=8), cache=cache, views=4)
     for step in range(4):
@@ -52,7 +52,7 @@ def test_the_cached_maps_of_every_view_lie_on_the_label(tmp_path: Path) -> None:
 
 def test_a_student_learns_from_images_without_masks_alone(tmp_path: Path) -> None:
     data, val, teacher = make_discs(12, labelled=0), make_discs(6, seed=1), BrightnessTeacher()
-    cache = TeacherCache(tmp_path / "cache", teacher.id)
+    cache = TeacherCache(tmp_path / "cache", teacher.id, bytes(32))
     cache.build(teacher, data, views=2)  # type: ignore[arg-type]
     net = TinyNet()
     before = mean_dice(predict_masks(net, val), val)
@@ -65,7 +65,7 @@ def test_a_student_learns_from_images_without_masks_alone(tmp_path: Path) -> Non
 def test_the_embedded_teacher_feeds_every_term(tmp_path: Path) -> None:
     data = make_discs(6)
     teacher = build_teacher(TeacherSpec(kind="sam-tiny", size=64), data.spec, image_size=(32, 32))
-    cache = TeacherCache(tmp_path / "cache", teacher.id)
+    cache = TeacherCache(tmp_path / "cache", teacher.id, bytes(32))
     report = cache.build(teacher, data, views=2)
     net = TinyNet()
     omnikd = OmniKD(DistillSpec(calibration_steps=3), net.feature_channels, teacher.feature_channels)
