@@ -1,5 +1,7 @@
 """The mean of the sites' weights, as a stream: one running sum, however many sites.
 
+What bounds a single site's influence is in :mod:`omnifed.federation.robust`.
+
 Flower's own FedAvg keeps every reply until the last has come and averages batch-norm's integer counters with the rest;
 a coordinator of 200 sites would hold 200 models. FedAvg, FedProx and FedBN need nothing but this mean: they differ in
 what is global and in what the sites minimise (McMahan et al., AISTATS 2017; Li et al., MLSys 2020; Li et al., ICLR
@@ -9,7 +11,8 @@ what is global and in what the sites minimise (McMahan et al., AISTATS 2017; Li 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -28,6 +31,33 @@ def weight(n: int, scheme: Weighting) -> float:
     if n <= 0:
         return 0.0
     return {"n": float(n), "sqrt": math.sqrt(n), "equal": 1.0}[scheme]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one site sent in a round, on disk until it is needed.
+
+    Attributes:
+        load: reads the arrays, as they were accepted; called once a pass over all sites. Empty if they are unreadable:
+            the site is left out then.
+        weight: of the mean, see :func:`weight`.
+        slice_map: where a smaller student's arrays lie in the global ones
+            (:func:`omnifed.models.slices.slice_map`); None for the whole student.
+    """
+
+    load: Callable[[], State]
+    weight: float
+    slice_map: SliceMap | None = None
+
+
+def mean_of(previous: Mapping[str, np.ndarray], updates: Iterable[Update], *, partial: bool = False) -> State:
+    """The weighted mean of ``updates``, read one after the other; arguments as :class:`StreamingMean`'s."""
+    mean = StreamingMean(previous)
+    for update in updates:
+        state = update.load()
+        if state:
+            mean.add(state, update.weight, update.slice_map, partial=partial)
+    return mean.mean()
 
 
 class StreamingMean:

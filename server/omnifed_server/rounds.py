@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.aggregation import StreamingMean, weight
+from omnifed.federation.aggregation import StreamingMean, Update, weight
 from omnifed.federation.partition import start
+from omnifed.federation.robust import combine
 from omnifed.federation.tasks import FailedReply, FitReply, FitTask
+from omnifed.federation.validation import too_long, update_norm
 from omnifed.federation.wire import NO_BASE, decode
 from omnifed.models.slices import SliceMap, slice_map, take
 from omnifed.models.spec import StudentSpec
@@ -93,12 +95,13 @@ class _Round:
                 self._tell(site, again=True)
         for _ in range(2):
             self._ask(mean)
+            self._leave_out()
             if len(self.replies) >= self.config.needed:
                 break
         else:
             raise below_quorum(self.config, list(self.misses.values()), len(self.replies))
         if self.config.aggregate:
-            state = self._average(mean, local)
+            state = self._average(local)
             self.ledger.save(self.round, state)
         record = self._record(time.perf_counter() - started)
         self.ledger.finish(record)
@@ -128,13 +131,13 @@ class _Round:
             except OmniFedError as error:
                 if error.code == "OF103":
                     raise
-                self._miss(arrival, error.code, error.rule)
+                self._miss(arrival.site, error.code, error.rule)
         return without
 
     def _accept(self, arrival: Arrival, mean: StreamingMean) -> None:
         site, reply, state = arrival.site, arrival.reply, arrival.state
         if isinstance(reply, FailedReply):
-            self._miss(arrival, reply.code, reply.rule)
+            self._miss(arrival.site, reply.code, reply.rule)
             return
         if not isinstance(reply, FitReply):
             raise OmniFedError("OF504", "A reply must answer the task that was sent: same id, kind, site and protocol.")
@@ -142,11 +145,13 @@ class _Round:
             state = decode(state, self.config.wire, base=self.down.held_by(site))
             found = self.maps[self.config.student_of(site)]
             mean.check(_global(state, mean.keys(found)) if self.config.upload == "all" else state, found)
-        costs = {
+        costs: dict[str, Any] = {
             "bytes_up": arrival.bytes_up,
             "bytes_down": arrival.bytes_down,
             "virtual_seconds": arrival.virtual_seconds,
         }
+        if self.config.aggregate:
+            costs["norm"] = update_norm(state, self.down.held_by(site))
         self.ledger.keep(self.round, reply, state, costs)
         self.replies[site] = reply, costs
         self.misses.pop(site, None)
@@ -167,30 +172,41 @@ class _Round:
         }
         self.on_event("round", fields | ({"again": True} if again else {}))
 
-    def _miss(self, arrival: Arrival, code: str, rule: str) -> None:
-        miss = Miss(self.round, arrival.site, code, rule)
-        self.misses[arrival.site] = miss
+    def _leave_out(self) -> None:
+        """Updates that are far too long beside the others': known only when those are there."""
+        norms = {site: costs["norm"] for site, (_, costs) in self.replies.items() if "norm" in costs}
+        for site, error in too_long(norms, self.config.aggregation).items():
+            log.warning("round %d: %s", self.round, error)
+            del self.replies[site]
+            self._miss(site, error.code, error.rule)
+
+    def _miss(self, site: str, code: str, rule: str) -> None:
+        miss = Miss(self.round, site, code, rule)
+        self.misses[site] = miss
         self.on_event("miss", {"arm": self.config.name, **asdict(miss)})
 
-    def _average(self, mean: StreamingMean, local: State) -> State:
-        starter = StreamingMean(local) if self.config.upload == "all" else None
-        for site in self.config.sites:
-            kept = self.ledger.reply(self.round, site) if site in self.replies else None
-            if kept is None:
-                continue
-            reply, state, _ = kept
-            found = self.maps[self.config.student_of(site)]
-            share = weight(reply.n, self.config.weighting)
-            mean.add(_global(state, mean.keys(found)), share, found)
-            if starter:
-                # Stems and heads of other channels and classes cannot be averaged; norms can.
-                shapes = starter.keys(found)
-                own = {key: value for key, value in state.items() if shapes.get(key) == value.shape}
-                starter.add(own, share, found, partial=True)
-        result = self.down.restore(mean.mean())
-        if starter:
-            self.ledger.save_starter(self.round, result | starter.mean())
+    def _average(self, local: State) -> State:
+        here = [site for site in self.config.sites if site in self.replies]
+        updates = [self._update(site, self.down.held, whole=True) for site in here]
+        result = self.down.restore(combine(self.config.aggregation, self.down.held, updates))
+        if self.config.upload == "all":
+            # Stems and heads of other channels and classes cannot be averaged; norms can.
+            own = [self._update(site, local, whole=False) for site in here]
+            starter = combine(self.config.aggregation, local, own, partial=True)
+            self.ledger.save_starter(self.round, result | starter)
         return result
+
+    def _update(self, site: str, held: State, *, whole: bool) -> Update:
+        """A kept reply as its part in ``held``; unless ``whole``, only what has the same shape there."""
+        found = self.maps[self.config.student_of(site)]
+        shapes = StreamingMean(held).keys(found)
+
+        def load() -> State:
+            kept = self.ledger.reply(self.round, site)
+            state = kept[1] if kept else {}
+            return {k: v for k, v in state.items() if k in shapes and (whole or shapes[k] == v.shape)}
+
+        return Update(load, weight(self.replies[site][0].n, self.config.weighting), found)
 
     def _record(self, seconds: float) -> dict[str, Any]:
         costs = [costs for _, costs in self.replies.values()]
