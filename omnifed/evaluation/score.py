@@ -9,6 +9,10 @@ from omnifed.config import Frozen
 MEAN = "mean"
 """Label of the foreground mean of a case: the mean over the foreground classes that the case defines."""
 
+SUPPRESSED = "suppressed"
+"""In place of a metric's name: a class whose scores rest on too few cases to leave the site. ``mean`` is the number of
+cases that it would take, ``n`` is 0. Readers that look for a metric by name, of any release, pass over it."""
+
 Metric = Literal["dice", "iou", "hd95", "nsd"]
 METRICS: tuple[Metric, ...] = ("dice", "iou", "hd95", "nsd")
 
@@ -17,7 +21,7 @@ class Score(Frozen):
     """One metric of one class over the cases that define it.
 
     Attributes:
-        metric: one of :data:`METRICS`.
+        metric: one of :data:`METRICS`, or :data:`SUPPRESSED`.
         label: a foreground label's name, or :data:`MEAN`.
         mean: over cases.
         ci_low, ci_high: 95 % interval, bootstrap by patient; None where there are fewer than two patients.
