@@ -50,7 +50,7 @@ class Request(Frozen):
     sign: str = Field(pattern=HEX_KEY)
     node: str = Field(max_length=400)
     created: AwareDatetime
-    previous: str = ""
+    previous: str = Field("", pattern=rf"^$|{HEX_KEY}")
     proof: str = ""
 
     @field_validator("node")

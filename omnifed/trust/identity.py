@@ -18,18 +18,43 @@ import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AwareDatetime, Field, ValidationError, field_validator
+from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 
 from omnifed.config import Frozen
 from omnifed.errors import OmniFedError
 from omnifed.files import write_atomic
-from omnifed.trust.roster import FEDERATION_NAME, HEX_KEY, ROSTER, Roster, open_roster, outdated
+from omnifed.trust.roster import FEDERATION_NAME, HEX_KEY, ROSTER, SITE_NAME, Roster, open_roster, outdated
 from omnifed.trust.signing import Signed, SigningKey
 
 KIT = "kit"
 """Context of a kit's signature."""
+
+
+def _host(server: str) -> str:
+    """Host of HOST:PORT; "" where it is none."""
+    try:
+        url = urlsplit(f"//{server}")
+        host = url.hostname or ""
+        if url.netloc != server or not url.port or "@" in server:
+            return ""
+        with suppress(ValueError):
+            return str(ipaddress.ip_address(host))
+    except ValueError:
+        return ""
+    return host if re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", host) else ""
+
+
+def _address(server: str) -> str:
+    if not _host(server):
+        raise ValueError("server must be HOST:PORT without https://, for example omnifed.example.org:443")
+    return server
+
+
+Address = Annotated[str, AfterValidator(_address)]
+"""HOST:PORT of a coordinator."""
 
 
 class Kit(Frozen):
@@ -45,9 +70,9 @@ class Kit(Frozen):
         issued, expires: the site's keys are valid in between.
     """
 
-    federation: str
-    site: str
-    server: str
+    federation: str = Field(pattern=FEDERATION_NAME)
+    site: str = Field(pattern=SITE_NAME)
+    server: Address
     root: str = Field(pattern=HEX_KEY)
     ca: str
     roster: Signed
@@ -66,19 +91,12 @@ class Federation(Frozen):
 
     name: str = Field(pattern=FEDERATION_NAME)
     root: str = Field(pattern=HEX_KEY)
-    server: str
-
-    @field_validator("server")
-    @classmethod
-    def _address(cls, server: str) -> str:
-        if not _host_port(server):
-            raise ValueError("server must be HOST:PORT without https://, for example omnifed.example.org:443")
-        return server
+    server: Address
 
     @property
     def host(self) -> str:
         """Name or address of the coordinator, without port and brackets."""
-        return _host_port(self.server)
+        return _host(self.server)
 
 
 @dataclass(frozen=True)
@@ -269,17 +287,3 @@ def _finish_rotation(folder: Path, root: str) -> None:
         for name in ("server.key", "server.pem", "sign.key"):
             with suppress(FileNotFoundError):
                 os.replace(folder / f"{name}.next", folder / name)
-
-
-def _host_port(server: str) -> str:
-    """Host of HOST:PORT; "" where it is none."""
-    try:
-        url = urlsplit(f"//{server}")
-        host = url.hostname or ""
-        if url.netloc != server or not url.port or "@" in server:
-            return ""
-        with suppress(ValueError):
-            return str(ipaddress.ip_address(host))
-    except ValueError:
-        return ""
-    return host if re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", host) else ""

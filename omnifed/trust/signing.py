@@ -135,7 +135,7 @@ class Signed(Frozen):
             OmniFedError: OF802 if another key has signed it, if it was altered, or if it is no ``model``.
         """
         if self.key not in trusted:
-            raise _untrue(what, f"signed by the unknown key {self.key[:16]}")
+            raise _untrue(what, f"signed by the unknown key {self.key[:16]!r}")
         if not verify(self.key, context, self.body.encode(), self.signature):
             raise _untrue(what, "the signature does not fit the text")
         try:
