@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from omnifed.cli.shared import App
+from omnifed_client import identity_cli
 
 app = App(
     name="omnifed-client",
@@ -25,8 +26,11 @@ app = App(
 `omnifed-client --site chaos_ct --once` one task, then leave
 
 `omnifed-client doctor --site chaos_ct` tests everything that can go wrong, before joining
+
+`omnifed-client enrol --site chaos_ct`, once; send the request, then `omnifed-client join chaos_ct-kit.json`
 """,
 )
+app.add_typer(identity_cli.commands)
 
 Site = Annotated[str, typer.Option(help="Registered name of the site.")]
 Data = Annotated[Path | None, typer.Option(help="Folder with site.toml and index.csv.")]

@@ -14,12 +14,14 @@ from omnifed_client import checks, state_checks
 from omnifed_client.checks import Finding
 from omnifed_client.config import ClientConfig
 from omnifed_client.data_checks import check_data
+from omnifed_client.identity_checks import check_identity
 from omnifed_client.network_checks import check_network
 
 LIMIT_S = 30.0
 Check = Callable[[ClientConfig], "Finding | list[Finding]"]
 CHECKS: dict[str, Check] = {
     "versions": checks.check_versions,
+    "identity": check_identity,
     "network": check_network,
     "disk": state_checks.check_disk,
     "memory": checks.check_memory,

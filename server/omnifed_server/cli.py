@@ -13,6 +13,7 @@ import typer
 
 from omnifed.cli.shared import App
 from omnifed.errors import OmniFedError
+from omnifed_server import identity_cli
 
 if TYPE_CHECKING:
     from omnifed_server.federation_file import FederationConfig
@@ -32,10 +33,13 @@ app = App(
 
 `omnifed-server stop runs/NAME` ends it cleanly; `omnifed-server resume runs/NAME` goes on
 
+`omnifed-server init identity --name NAME --server HOST:PORT` founds the federation, once; then `admit`, `roster`
+
 Exit status: 0 finished, 2 wrong input, 3 paused (it needs a person; finished work is kept), 4 Flower cannot run,
 130 Ctrl-C, 143 SIGTERM.
 """,
 )
+app.add_typer(identity_cli.commands)
 
 Run = Annotated[Path, typer.Argument(help="Folder of the campaign.")]
 Plain = Annotated[bool, typer.Option("--lines", help="Plain lines instead of the live table.")]

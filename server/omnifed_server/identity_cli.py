@@ -1,0 +1,156 @@
+"""`omnifed-server init | admit | revoke | rotate | roster`: who the coordinator is, and who belongs."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from omnifed.cli.asking import confirm, read_signed
+from omnifed.files import write_atomic
+from omnifed.trust import authority as trust
+from omnifed.trust.enrolment import open_request
+from omnifed.trust.expiry import warnings_of_coordinator
+from omnifed.trust.identity import CoordinatorIdentity
+from omnifed.trust.roster import Member
+from omnifed.trust.signing import fingerprint
+
+Identity = Annotated[Path, typer.Option("--identity", help="Folder that `omnifed-server init` made.")]
+Authority = Annotated[Path | None, typer.Option("--authority", help="Folder of the authority's keys, if it was moved.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+HERE = Path("identity")
+
+commands = typer.Typer()
+"""Merged into ``omnifed-server``."""
+
+
+@commands.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for the coordinator's identity.")],
+    name: Annotated[str, typer.Option(help="Name of the federation.")],
+    server: Annotated[str, typer.Option(help="HOST:PORT by which sites reach this coordinator.")],
+) -> None:
+    """Founds a federation: the authority, the server's certificate, an empty roster.
+
+    Example: `omnifed-server init identity --name chaos --server omnifed.example.org:443`
+    """
+    identity = trust.found(folder, name, server)
+    console = _console()
+    console.print(f"The federation {name} is founded in {folder}.", style="green")
+    console.print(f"Its fingerprint, for the sites to compare by telephone: {fingerprint(identity.about.root)}")
+    console.print(
+        f"Move {folder / 'authority'} to a disk that you keep in a safe, with a copy. Only admit, revoke and rotate "
+        "need it (--authority DIR); a coordinator that is broken into can then admit nobody."
+    )
+    console.print(f'Next: identity = "{folder}" in the federation\'s file, and for each site: omnifed-server admit.')
+
+
+@commands.command()
+def admit(
+    request: Annotated[Path, typer.Argument(metavar="REQUEST", help="File from the site: omnifed-client enrol.")],
+    identity: Identity = HERE,
+    authority: Authority = None,
+    out: Annotated[Path | None, typer.Option(help="File for the kit; default SITE-kit.json.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="The site lost its keys: the old ones end at once.")
+    ] = False,
+    yes: Yes = False,
+) -> None:
+    """Makes a site a member, or renews its keys, and writes the kit for it. Other sites notice nothing.
+
+    Examples: `omnifed-server admit ct-request.json --identity identity --authority /media/safe/authority`;
+    `omnifed-server admit ct-request.json --replace` if the site has lost its keys
+    """
+    console = _console()
+    signed = read_signed(request)
+    asked = open_request(signed)
+    console.print(f"site         {asked.site}")
+    console.print(f"fingerprint  {fingerprint(asked.sign)}")
+    if asked.previous:
+        console.print(f"in place of  {fingerprint(asked.previous)}")
+    confirm(f"Has {asked.site} read this fingerprint to you?", yes)
+    kit = trust.admit(identity, signed, authority=authority, replace=replace)
+    file = out or Path(f"{asked.site}-kit.json")
+    write_atomic(file, kit.to_json())
+    root = CoordinatorIdentity.load(identity).about.root
+    console.print(
+        f"{asked.site} is a member. Send it {file}; the federation's fingerprint: {fingerprint(root)}", style="green"
+    )
+
+
+@commands.command()
+def revoke(
+    site: Annotated[str, typer.Argument(metavar="SITE", help="Registered name.")],
+    identity: Identity = HERE,
+    authority: Authority = None,
+    yes: Yes = False,
+) -> None:
+    """Ends the membership of a site at once, in a running campaign too. Other sites notice nothing.
+
+    Example: `omnifed-server revoke ct --identity identity`
+    """
+    confirm(f"Revoke {site}? To come back it needs new keys.", yes)
+    roster = trust.revoke(identity, site, authority=authority)
+    _console().print(f"{site} is revoked (roster {roster.version}).", style="green")
+
+
+@commands.command()
+def rotate(identity: Identity = HERE, authority: Authority = None) -> None:
+    """Renews what ends by itself: the server's certificate, the coordinator's signing key, the roster.
+
+    Old signatures stay valid for 7 days. A coordinator that runs takes the new files at its next start.
+
+    Example: `omnifed-server rotate --identity identity --authority /media/safe/authority`
+    """
+    roster = trust.rotate(identity, authority=authority)
+    until = roster.coordinator[-1].until
+    _console().print(
+        f"Renewed (roster {roster.version}). Next before {until:%Y-%m-%d}: omnifed-server rotate.", style="green"
+    )
+
+
+@commands.command()
+def roster(
+    identity: Identity = HERE,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Shows who belongs to the federation, and what ends soon.
+
+    Example: `omnifed-server roster --identity identity`
+    """
+    loaded, now = CoordinatorIdentity.load(identity), datetime.now(UTC)
+    root, held = fingerprint(loaded.about.root), loaded.held()
+    rows = [_row(member, held.standing(member.site, now)) for member in held.members]
+    if as_json:
+        about = {"federation": held.federation, "fingerprint": root, "version": held.version}
+        typer.echo(json.dumps({**about, "expires": held.expires.isoformat(), "sites": rows}, indent=1))
+        return
+    table = Table("site", "standing", "fingerprint", "expires", box=None, pad_edge=False)
+    for row in rows:
+        style = "" if row["standing"] == "member" else "red"
+        table.add_row(row["site"], row["standing"], row["fingerprint"], row["expires"][:10], style=style)
+    console = _console()
+    console.print(f"{held.federation}, fingerprint {root}")
+    console.print(f"roster {held.version}, expires {held.expires:%Y-%m-%d}")
+    console.print(table)
+    for line in warnings_of_coordinator(loaded, now):
+        console.print(line, style="yellow")
+
+
+def _row(member: Member, standing: str) -> dict[str, str]:
+    newest = member.terms[-1]
+    return {
+        "site": member.site,
+        "standing": standing,
+        "fingerprint": fingerprint(newest.sign),
+        "expires": newest.until.isoformat(),
+    }
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True, markup=False)
