@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
 
 from omnifed.config import Frozen
 from omnifed.data.site import Modality, Normalisation
@@ -15,6 +17,8 @@ KEY = "omnifed"
 NOTICE = "research use only, not a medical device"
 INPUT, OUTPUT = "image", "logits"
 """Names of the graph's input (batch, channels, H, W) and output (batch, classes, H, W)."""
+Side = Annotated[int, Field(ge=1, le=4096)]
+"""Pixels; memory grows with their square, and a model's file decides them."""
 OPSET = 18
 """ONNX operator set of the exported graph: the lowest that the exporter writes without conversion."""
 
@@ -41,9 +45,9 @@ class ExportCard(Frozen):
     omnifed: str
     student: StudentSpec
     modality: Modality
-    labels: dict[int, str]
-    channels: int
-    image_size: tuple[int, int]
+    labels: dict[int, str] = Field(min_length=2, max_length=256)
+    channels: int = Field(ge=1, le=64)
+    image_size: tuple[Side, Side]
     normalisation: Normalisation
     slice_axis: Literal[0, 1, 2] = 2
     view: View = "resize"
@@ -51,3 +55,11 @@ class ExportCard(Frozen):
     engine: Literal["any", "ort", "openvino"] = "any"
     opset: int = OPSET
     notice: str = NOTICE
+
+    @field_validator("labels")
+    @classmethod
+    def _printable(cls, labels: dict[int, str]) -> dict[int, str]:
+        # Names are printed: one with escape codes would write to the user's terminal what it likes.
+        if not all(name.isprintable() and len(name) <= 200 for name in labels.values()):
+            raise ValueError("names of labels are printable, of at most 200 characters")
+        return labels

@@ -22,6 +22,7 @@ from omnifed.devices.engines import (
 from omnifed.devices.measurement import Engine
 from omnifed.errors import OmniFedError
 from omnifed.export.card import INPUT, KEY, OUTPUT, ExportCard
+from omnifed.export.limits import check_size, refuse_strange
 from omnifed.export.seal import check_seal
 from omnifed.export.wire import damaged, metadata, refuse_external_data
 
@@ -46,11 +47,12 @@ class Session:
     Raises:
         OmniFedError: OF602 if it does not load, OF603 if it refers to other files, OF604 if metadata are missing or do
             not fit the graph, OF607 if a newer version wrote it, OF616 if it was changed since its export, OF702 if the
-            named engine is not installed.
+            named engine is not installed, OF874 if it holds what no student needs.
     """
 
     def __init__(self, model: bytes, *, threads: int = 0, engine: Literal["auto", "ort", "openvino"] = "auto") -> None:
         refuse_external_data(model)
+        refuse_strange(model)
         check_seal(model)
         self.sha256 = hashlib.sha256(model).hexdigest()
         text = metadata(model).get(KEY)
@@ -150,9 +152,12 @@ def read_model(path: Path) -> bytes:
         path: the ONNX file.
 
     Raises:
-        OmniFedError: OF602 if it cannot be read.
+        OmniFedError: OF602 if it cannot be read, is no file, or too large to be a model.
     """
     try:
+        check_size(path.stat().st_size)
+        if not path.is_file():
+            raise damaged(f"{path}: no regular file")
         return path.read_bytes()
     except OSError as error:
         raise damaged(f"{path}: {error.strerror or error}") from None
@@ -181,7 +186,7 @@ def read_card(text: str) -> ExportCard:
         return ExportCard.model_validate_json(text)
     except ValidationError as error:
         raise unfit("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise unfit(f"metadata are no JSON: {error}") from None
 
 

@@ -46,6 +46,10 @@ METADATA, KEY, VALUE = 14, 1, 2
 """Fields of ModelProto (metadata_props) and of its entries."""
 
 
+MOST_TEXT = 2**20
+"""Bytes of one entry of the metadata."""
+
+
 def metadata(model: bytes) -> dict[str, str]:
     """The metadata of a model by key, read before any engine sees the file.
 
@@ -53,13 +57,18 @@ def metadata(model: bytes) -> dict[str, str]:
         model: content of an ONNX file.
 
     Raises:
-        OmniFedError: OF602 if the bytes are no protobuf message.
+        OmniFedError: OF602 if the bytes are no protobuf message, or if a key comes twice: engines take one, we another.
     """
-    found = {}
-    for number, _, entry in _fields(memoryview(model)):
+    found: dict[str, str] = {}
+    for number, _, entry in fields(memoryview(model)):
         if number == METADATA and isinstance(entry, memoryview):
-            parts = {key: bytes(value) for key, _, value in _fields(entry) if isinstance(value, memoryview)}
-            found[_text(parts.get(KEY, b""))] = _text(parts.get(VALUE, b""))
+            if len(entry) > MOST_TEXT:
+                raise damaged(f"metadata of {len(entry)} bytes")
+            parts = {key: bytes(value) for key, _, value in fields(entry) if isinstance(value, memoryview)}
+            name = _text(parts.get(KEY, b""))
+            if name in found:
+                raise damaged(f"the metadata key {name[:40]!r} comes twice")
+            found[name] = _text(parts.get(VALUE, b""))
     return found
 
 
@@ -70,7 +79,7 @@ def _text(value: bytes) -> str:
 def _walk(message: memoryview, kind: str, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise damaged("nested too deeply")
-    for number, wire, value in _fields(message):
+    for number, wire, value in fields(message):
         child = CHILDREN[kind].get(number)
         if child and isinstance(value, memoryview):
             _walk(value, child, depth + 1)
@@ -83,8 +92,12 @@ def _walk(message: memoryview, kind: str, depth: int) -> None:
             )
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-    """Number, wire type and value of each field; a fixed-width number's value is its bytes."""
+def fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
+    """Number, wire type and value of each field; a fixed-width number's value is its bytes.
+
+    Raises:
+        OmniFedError: OF602 if the bytes are no protobuf message.
+    """
     at, end = 0, len(message)
     while at < end:
         tag, at = _varint(message, at)
@@ -103,6 +116,19 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
             raise damaged("cut short")
         yield number, wire, message[at : at + length]
         at += length
+
+
+def varints(packed: memoryview) -> list[int]:
+    """The numbers of a packed repeated field.
+
+    Raises:
+        OmniFedError: OF602 if the bytes are none.
+    """
+    numbers, at = [], 0
+    while at < len(packed):
+        number, at = _varint(packed, at)
+        numbers.append(number)
+    return numbers
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
