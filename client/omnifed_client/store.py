@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import REPLY, FitTask, Reply, Task, TrialTask
+from omnifed.federation.tasks import REPLY, FitTask, PrivateTask, Reply, Task, TrialTask
 from omnifed.files import write_atomic
 from omnifed.states import State, read_state, strip_prefix, write_state
 from omnifed.teachers.spec import TeacherSpec
@@ -25,6 +25,9 @@ from omnifed.trust.identity import vault_key
 KEPT_ROUNDS = 2
 KEPT_TRIALS = 64
 """Replies to trials of an arm; one that was lost is asked again long before so many others."""
+
+_ROUNDS = ("fit", "shares", "masked", "unmask")
+"""Kinds of tasks that belong to a round."""
 
 
 class SiteStore:
@@ -78,7 +81,7 @@ class SiteStore:
     def finish(self, task: Task, reply: Reply, state: State) -> None:
         """Keeps a finished reply; replies to rounds that are long over are removed."""
         path = self._reply(task)
-        round_ = task.round if isinstance(task, FitTask) else -1
+        round_ = task.round if isinstance(task, FitTask | PrivateTask) else -1
         write_state(path, state, {"reply": reply.model_dump(mode="json"), "round": round_})
         if isinstance(task, TrialTask):
             trials = sorted(path.parent.glob("trial-*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
@@ -86,7 +89,7 @@ class SiteStore:
                 old.unlink(missing_ok=True)
         if round_ < KEPT_ROUNDS:
             return
-        for other in path.parent.glob("fit-*.safetensors"):
+        for other in (file for kind in _ROUNDS for file in path.parent.glob(f"{kind}-*.safetensors")):
             if 0 <= _head(other).get("round", -1) <= round_ - KEPT_ROUNDS:
                 other.unlink(missing_ok=True)
 
