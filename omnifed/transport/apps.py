@@ -19,6 +19,7 @@ from omnifed.transport.flower_compat import (
     identify,
 )
 from omnifed.transport.records import task_of, to_record
+from omnifed.transport.sealed import GuardOf
 
 log = logging.getLogger("omnifed.transport")
 
@@ -37,17 +38,27 @@ ROUTES = {
 """Message type of each kind of task (Flower knows the categories train, evaluate and query)."""
 
 
-def client_app(executor_of: ExecutorOf) -> ClientApp:
+def client_app(executor_of: ExecutorOf, guard_of: GuardOf = lambda site: None) -> ClientApp:
     """The application of a site, or of many sites in one process.
 
     Args:
         executor_of: gives the executor of a site, called once a site and process; the name comes from the node's
             configuration (``--node-config 'site="chaos_ct"'``).
+        guard_of: checks the envelopes of a site's tasks and signs its replies; None where there are none.
     """
     executors: dict[str, Executor] = {}
 
     def answer(message: Message, context: Context) -> Message:
-        return Message(_answer(message.content, str(context.node_config.get("site", ""))), reply_to=message)
+        site = str(context.node_config.get("site", ""))
+        return Message(_guarded(message.content, site), reply_to=message)
+
+    def _guarded(content: RecordDict, site: str) -> RecordDict:
+        try:
+            guard = guard_of(site)
+        except OmniFedError as error:
+            log.error("%s", error)
+            return to_record(FailedReply(id="unknown", site=site, code=error.code, rule=error.rule), {})
+        return _answer(content, site) if guard is None else guard.answer(content, lambda task: _answer(task, site))
 
     def _answer(content: RecordDict, site: str) -> RecordDict:
         task_id = "unknown"

@@ -14,7 +14,7 @@ from omnifed.states import State
 from omnifed.transport.arrival import Arrival, check, miss
 from omnifed.transport.flower_compat import ConfigRecord, ErrorCode, Message, reply_to
 from omnifed.transport.link import Link
-from omnifed.transport.records import Packed, pack, reply_of, size_of
+from omnifed.transport.records import Packed, pack, size_of
 
 log = logging.getLogger("omnifed.transport")
 
@@ -173,7 +173,7 @@ class Exchange:
             return None
         up = size_of(message.content)
         try:
-            reply, state = reply_of(message.content)
+            reply, state = self.pool.read(message)
             check(reply, state, site, task)
         except OmniFedError as error:
             log.warning("%s: %s", site, error)

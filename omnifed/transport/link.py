@@ -8,13 +8,16 @@ import time
 from collections.abc import Iterable
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import HelloReply, HelloTask, Task
+from omnifed.federation.tasks import FailedReply, HelloReply, HelloTask, Reply, Task
+from omnifed.states import State
 from omnifed.transport.apps import ROUTES
 from omnifed.transport.calls import Calls
 from omnifed.transport.flower_compat import Grid, Message, identify, reply_to
 from omnifed.transport.patience import Pace, Patience
 from omnifed.transport.records import Packed, pack, reply_of, size_of, to_record
 from omnifed.transport.roster import OnSite, Roster
+from omnifed.transport.sealed import CoordinatorSeal, Posted
+from omnifed.trust.envelope import ANYONE
 
 log = logging.getLogger("omnifed.transport")
 AT_ONCE = 8
@@ -34,6 +37,7 @@ class Link:
         patience: how long to wait for whom.
         pace: derives deadlines for tasks that are sent without one; None: no deadline.
         on_site: told of each site that joins, works, is idle, is lost or refused.
+        seal: signs what is sent and checks what comes; None where messages have no envelopes.
     """
 
     def __init__(
@@ -45,11 +49,13 @@ class Link:
         patience: Patience | None = None,
         pace: Pace | None = None,
         on_site: OnSite = lambda site, state, fields: None,
+        seal: CoordinatorSeal | None = None,
     ) -> None:
         identify()
         self.grid, self.poll_s, self.hello_s = grid, poll_s, hello_s
         self.patience, self.pace, self.on_site = patience or Patience(), pace, on_site
-        self.roster = Roster(on_site)
+        self.roster, self.seal = Roster(on_site), seal
+        self._posted: dict[str, Posted] = {}
         self._greetings: Calls[int] = Calls(hello_s / 6)
         self._pings: Calls[str] = Calls(self.patience.ping_s)
         self.free: set[str] = set()
@@ -100,13 +106,28 @@ class Link:
             Its id, "" if the node cannot be reached, and its bytes.
         """
         record = to_record(task, state, protocol=self.roster.protocol_of(node))
+        posted = self.seal.seal(record, task, state, self._site_of(node)) if self.seal else None
         group = task.id.rpartition(".")[0]
         # Between machines the deadline is kept here alone: a message that expires at the SuperLink is reported as lost,
         # and a reply would be judged by the clock of its site.
         limit = NO_DEADLINE_S if self.patience.ping_s else deadline_s or NO_DEADLINE_S
         message = Message(record, node, ROUTES[task.kind], ttl=limit, group_id=group)
         ids = list(self.grid.push_messages([message]))
-        return (ids[0] or "") if ids else "", size_of(record)
+        message_id = (ids[0] or "") if ids else ""
+        if posted and message_id:
+            self._posted[message_id] = posted
+        return message_id, size_of(record)
+
+    def read(self, message: Message) -> tuple[Reply, State]:
+        """The reply in a message, once its envelope, where there are envelopes, is found true.
+
+        Raises:
+            OmniFedError: OF818 if the site that was asked has not signed this answer to this task, OF503 if it is no
+                reply.
+        """
+        if self.seal is None:
+            return reply_of(message.content)
+        return self.seal.open(message.content, self._posted.pop(reply_to(message), None))
 
     def ping(self, node: int, message_id: str) -> None:
         """Asks a node that is at work on ``message_id`` for an answer that it gives when it is free."""
@@ -135,6 +156,8 @@ class Link:
         for message in found:
             message_id = reply_to(message)
             lost = message.has_error()
+            if lost:
+                self._posted.pop(message_id, None)
             if (node := self._greetings.to.get(message_id)) is not None:
                 self._greetings.answered(message_id, lost=lost, again=not lost and not self._introduce(node, message))
             elif (target := self._pings.answered(message_id, lost=lost)) is not None:
@@ -160,12 +183,18 @@ class Link:
     def _introduce(self, node: int, message: Message) -> bool:
         """Takes the answer to a greeting; whether the node needs no other one."""
         try:
-            reply = reply_of(message.content)[0]
+            reply = self.read(message)[0]
         except OmniFedError as error:
             log.warning("node %s is no site of ours: %s", node, error)
+            if self.seal and (site := self.seal.known_sender(message.content)):
+                self.roster.introduce(node, FailedReply(id="unknown", site=site, code=error.code, rule=error.rule))
             return False
         self.roster.introduce(node, reply)
         return isinstance(reply, HelloReply)
+
+    def _site_of(self, node: int) -> str:
+        hello = self.roster.nodes.get(node)
+        return hello.site if hello else ANYONE
 
 
 def _greeting() -> HelloTask:

@@ -7,10 +7,12 @@ read-only views of the message's bytes.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
@@ -41,6 +43,25 @@ class Packed:
 
     arrays: ArrayRecord
     layout: str
+
+    @cached_property
+    def digest(self) -> str:
+        """:func:`array_hash` of the arrays, worked out once for all messages that share them."""
+        return array_hash(self.arrays)
+
+
+def array_hash(arrays: ArrayRecord) -> str:
+    """sha256 (hex) over the arrays in the order of their names: name, dtype, shape, coding and bytes, each with its
+    length. Copies none of them.
+    """
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        shape = ",".join(str(int(size)) for size in array.shape)
+        for part in (name.encode(), array.dtype.encode(), shape.encode(), array.stype.encode(), memoryview(array.data)):
+            found.update(len(part).to_bytes(8, "big"))
+            found.update(part)
+    return found.hexdigest()
 
 
 def pack(state: State) -> Packed:
