@@ -16,24 +16,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from omnifed.config import parse
 from omnifed.errors import OmniFedError
 from omnifed.files import not_written, write_atomic
+from omnifed.trust.admission import OVERLAP, admitted, ended
 from omnifed.trust.certificates import SKEW, make_authority, make_server
-from omnifed.trust.enrolment import Request, open_request
+from omnifed.trust.enrolment import open_request
 from omnifed.trust.identity import KIT, CoordinatorIdentity, Federation, Kit
-from omnifed.trust.roster import ROSTER, Member, MemberTerm, Roster, Term
+from omnifed.trust.roster import ROSTER, Roster, Term
 from omnifed.trust.signing import Signed, SigningKey, fingerprint, no_key
-
-T = TypeVar("T", bound=Term)
 
 ROSTER_TERM = timedelta(days=180)
 SIGN_TERM = timedelta(days=90)
-SITE_TERM = timedelta(days=365)
-OVERLAP = timedelta(days=7)
-"""Old keys stay valid that long when new ones take their place."""
 
 
 def found(folder: Path, name: str, server: str, *, now: datetime | None = None) -> CoordinatorIdentity:
@@ -119,11 +115,9 @@ def admit(
     """
     asked, now = open_request(request), now or datetime.now(UTC)
     with _authority(folder, authority) as ours:
-        before = ours.roster.member(asked.site)
-        _unclaimed(ours.roster, asked)
-        terms = _terms(before, asked, replace, now) if before else (_term(asked, now),)
+        site = admitted(ours.roster, asked, replace=replace, now=now)
         others = [member for member in ours.roster.members if member.site != asked.site]
-        members = sorted([*others, Member(site=asked.site, terms=terms)], key=lambda member: member.site)
+        members = sorted([*others, site], key=lambda member: member.site)
         signed = ours.issue(now, members=tuple(members))
         kit = Kit(
             federation=ours.about.name,
@@ -133,7 +127,7 @@ def admit(
             ca=(folder / "ca.pem").read_text(),
             roster=signed,
             issued=now,
-            expires=terms[-1].until,
+            expires=site.terms[-1].until,
         )
         return Signed.seal(KIT, kit, ours.root)
 
@@ -186,7 +180,7 @@ def rotate(folder: Path, *, authority: Path | None = None, now: datetime | None 
         key = SigningKey.generate()
         _certify(folder, ours.about, ours.folder, now, suffix=".next")
         key.save(folder / "sign.key.next")
-        old = [_ended(term, now + OVERLAP) for term in ours.roster.coordinator]
+        old = [ended(term, now + OVERLAP) for term in ours.roster.coordinator]
         new = Term(sign=key.public, since=now - SKEW, until=now + SIGN_TERM)
         ours.issue(now, coordinator=(*old, new))
         # The roster names the new key: loading puts the files in place.
@@ -233,42 +227,6 @@ def _authority(folder: Path, away: Path | None) -> Iterator[_Authority]:
         os.close(handle)
 
 
-def _terms(member: Member, asked: Request, replace: bool, now: datetime) -> tuple[MemberTerm, ...]:
-    """The keys of a site that is in the roster already, after this request."""
-    newest, new = member.terms[-1], _term(asked, now)
-    same = (newest.sign, newest.node) == (asked.sign, asked.node)
-    if same and member.revoked is None:
-        return (*member.terms[:-1], newest.model_copy(update={"until": new.until}))
-    if any(asked.sign == term.sign or asked.node == term.node for term in member.terms):
-        raise _taken(f"{asked.site} had these keys before, and they were replaced or revoked", "Make new keys there.")
-    if replace:
-        return (*(_ended(term, now) for term in member.terms), new)
-    if member.revoked is not None:
-        raise _taken(f"{asked.site} was revoked", "If it is to come back, admit its new keys with --replace.")
-    if asked.previous == newest.sign and newest.valid(now) and asked.proven:
-        return (*(_ended(term, now + OVERLAP) for term in member.terms), new)
-    raise _taken(
-        f"{asked.site} is a member with the key {fingerprint(newest.sign)}, the request has other keys",
-        "At the site: omnifed-client rotate. If it has lost its keys, ask by telephone, then admit with --replace.",
-    )
-
-
-def _term(asked: Request, now: datetime) -> MemberTerm:
-    return MemberTerm(sign=asked.sign, node=asked.node, since=now - SKEW, until=now + SITE_TERM)
-
-
-def _ended(term: T, when: datetime) -> T:
-    return term.model_copy(update={"until": min(term.until, when)})
-
-
-def _unclaimed(roster: Roster, asked: Request) -> None:
-    for member in roster.members:
-        if member.site == asked.site:
-            continue
-        if any(asked.sign == term.sign or asked.node == term.node for term in member.terms):
-            raise _taken(f"the keys are {member.site}'s", "Each site makes its own keys: omnifed-client enrol.")
-
-
 def _certify(folder: Path, about: Federation, authority: Path, now: datetime, suffix: str = "") -> None:
     file = authority / "ca.key"
     try:
@@ -291,10 +249,4 @@ def _wrong_authority(seen: str) -> OmniFedError:
         "Who belongs to a federation is signed by its own authority.",
         seen=seen,
         remedy="Bring the disk with the folder authority that omnifed-server init made, and name it: --authority DIR.",
-    )
-
-
-def _taken(seen: str, remedy: str) -> OmniFedError:
-    return OmniFedError(
-        "OF807", "A site keeps its keys, and new ones are vouched for by the old ones.", seen=seen, remedy=remedy
     )

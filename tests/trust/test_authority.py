@@ -6,6 +6,7 @@ import os
 import shutil
 import ssl
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -178,6 +179,17 @@ def test_admitting_raises_the_version_and_touches_no_other_site(made: Made) -> N
     assert (ct.terms[0].since, ct.terms[0].until) == (later(minutes=-10), later(days=365))
 
 
+def test_admissions_at_the_same_time_wait_for_each_other(made: Made) -> None:
+    folder, names = made.coordinator.folder, ["s1", "s2", "s3", "s4"]
+    requests = [enrol(made.state(name) / "identity", name, now=NOW) for name in names]
+    with ThreadPoolExecutor(4) as pool:
+        kits = list(pool.map(lambda request: admit(folder, request, now=NOW), requests))
+    versions = {open_kit(kit).roster.body for kit in kits}
+    assert len(versions) == 4
+    roster = made.coordinator.held()
+    assert (roster.version, [member.site for member in roster.members]) == (7, ["ct", "mr", *names])
+
+
 def test_the_kit_says_all_that_a_site_needs(made: Made) -> None:
     kit = made.sites["ct"].kit
     assert (kit.federation, kit.site, kit.server) == ("test", "ct", "127.0.0.1:8000")
@@ -275,6 +287,8 @@ def test_a_revoked_site_cannot_vouch_for_itself_but_may_come_back_with_new_keys(
     admit(folder, request, replace=True, now=later(hours=1))
     roster = made.coordinator.held()
     assert roster.standing("ct", later(hours=1)) == "member"
+    # What it signed while it was revoked stays unsigned.
+    assert roster.keys_of("ct", later(minutes=30)) == ()
     assert roster.keys_of("ct", later(hours=1)) == (open_request(request).sign,)
 
 
