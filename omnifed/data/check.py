@@ -14,6 +14,7 @@ from omnifed.data.case import Case, has_label, read_case
 from omnifed.data.normalise import normalise, resize_image, resize_mask
 from omnifed.data.overlay import SIDE, contact_sheet, overlay, to_uint8
 from omnifed.data.prepare import Progress
+from omnifed.data.readers.registry import reading_run
 from omnifed.data.site import IGNORE, SiteConfig
 from omnifed.data.site_folder import Site
 from omnifed.data.splits import plan
@@ -106,23 +107,24 @@ def check_site(site: Site, progress: Progress | None = None, *, sheet: Path | No
     spacing = bad_rows = 0
     tiles: list[tuple[str, np.ndarray]] = []
     wanted = {i * len(site.rows) // TILES for i in range(TILES)}
-    for done, row in enumerate(site.rows):
-        cases, failed = read_case(site, row)
-        skipped += [SkippedCase(name=s.name, code=s.code, reason=s.reason) for s in failed]
-        bad_rows += bool(failed)
-        for case in cases:
-            height, width = case.pixels.shape[:2]
-            sizes[f"{width}x{height}"] += 1
-            spacing += case.spacing[0] == case.spacing[0]
-            seen.append(_Seen(case.name, row.patient, row.split, has_label(case.mask)))
-            if case.mask is not None:
-                count = np.bincount(case.mask.ravel(), minlength=IGNORE + 1)
-                pixels += count
-                shown += count > 0
-        if sheet and cases and done in wanted:
-            tiles.append(_tile(cases, site.config))
-        if progress:
-            progress(done + 1, len(site.rows), "check")
+    with reading_run():
+        for done, row in enumerate(site.rows):
+            cases, failed = read_case(site, row)
+            skipped += [SkippedCase(name=s.name, code=s.code, reason=s.reason) for s in failed]
+            bad_rows += bool(failed)
+            for case in cases:
+                height, width = case.pixels.shape[:2]
+                sizes[f"{width}x{height}"] += 1
+                spacing += case.spacing[0] == case.spacing[0]
+                seen.append(_Seen(case.name, row.patient, row.split, has_label(case.mask)))
+                if case.mask is not None:
+                    count = np.bincount(case.mask.ravel(), minlength=IGNORE + 1)
+                    pixels += count
+                    shown += count > 0
+            if sheet and cases and done in wanted:
+                tiles.append(_tile(cases, site.config))
+            if progress:
+                progress(done + 1, len(site.rows), "check")
     splits, warnings = plan(seen, site.config.splits) if seen else ([], [])
     warnings += [
         f"label {label} ({name}) occurs in no mask"

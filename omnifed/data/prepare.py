@@ -19,6 +19,7 @@ from omnifed.data.case import Skipped, has_label, read_case
 from omnifed.data.index import Row
 from omnifed.data.normalise import normalise, resize_image, resize_mask
 from omnifed.data.prepared import Prepared
+from omnifed.data.readers.registry import reading_run
 from omnifed.data.site import IGNORE, SiteConfig
 from omnifed.data.site_folder import Site
 from omnifed.data.splits import plan
@@ -141,10 +142,11 @@ def _build(site: Site, target: Path, salt: bytes, progress: Progress | None) -> 
         part.mkdir(mode=0o700)
         spool = Spool(part, config.channels, config.image_size)
         skipped: list[Skipped] = []
-        for done, row in enumerate(site.rows, 1):
-            skipped += _add_row(site, row, spool)
-            if progress:
-                progress(done, len(site.rows), "prepare")
+        with reading_run():
+            for done, row in enumerate(site.rows, 1):
+                skipped += _add_row(site, row, spool)
+                if progress:
+                    progress(done, len(site.rows), "prepare")
         if not spool.entries:
             raise OmniFedError(
                 "OF225",

@@ -12,7 +12,7 @@ import numpy as np
 from omnifed.data.index import Row, read_index
 from omnifed.data.normalise import default_normalisation
 from omnifed.data.readers.base import Picture
-from omnifed.data.readers.registry import mask_values, read_image
+from omnifed.data.readers.registry import mask_values, read_image, reading_run
 from omnifed.data.site import IGNORE, Modality, Normalisation, SiteConfig
 from omnifed.errors import OmniFedError
 from omnifed.files import write_atomic
@@ -48,10 +48,11 @@ def propose_site(folder: Path) -> SiteConfig:
     """
     folder = Path(folder)
     rows = read_index(folder / "index.csv")
-    pictures = _sample(folder, rows)
+    with reading_run():
+        pictures, found = _sample(folder, rows), _values(folder, rows)
     channels = 3 if any(_colour(picture) for picture in pictures) else 1
     modality = _modality(folder.resolve().name, pictures, channels)
-    labels, targets = _labels(folder, rows)
+    labels, targets = name_labels(found)
     return SiteConfig(
         name=re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.lower()).strip("-_")[:63] or "site",
         modality=modality,
@@ -164,7 +165,7 @@ def _multiple(side: float) -> int:
     return int(min(256, max(32, 32 * round(side / 32))))
 
 
-def _labels(folder: Path, rows: tuple[Row, ...]) -> tuple[dict[int, str], dict[int, int]]:
+def _values(folder: Path, rows: tuple[Row, ...]) -> dict[int, str]:
     found: dict[int, str] = {}
     for row in _evenly([row for row in rows if row.mask], _MASKS):
         try:
@@ -178,7 +179,7 @@ def _labels(folder: Path, rows: tuple[Row, ...]) -> tuple[dict[int, str], dict[i
                 seen=f"{folder / str(row.mask)}: {len(found)} values so far",
                 remedy="Export masks as PNG, not JPEG, or write site.toml by hand.",
             )
-    return name_labels(found)
+    return found
 
 
 def name_labels(found: dict[int, str]) -> tuple[dict[int, str], dict[int, int]]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import gzip
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, BinaryIO
 
-import nibabel as nib
 import numpy as np
 
-from omnifed.data.readers.base import MAX_VOXELS, check_size
-from omnifed.data.readers.nifti import Volume
+from omnifed.data.readers.volume import Volume
 from omnifed.export.card import NOTICE
 from omnifed.files import not_written, sync_folder
 from omnifed.predict.room import need_room
@@ -21,8 +19,8 @@ from omnifed.predict.room import need_room
 if TYPE_CHECKING:
     from omnifed.predict.network import Model
 
-_MM = {"meter": 1e3, "micron": 1e-3}
-"""Other units of length than mm; a header without unit means mm, as every viewer takes it."""
+_PIECE = 2**22
+"""Bytes written at a time."""
 
 
 class NiftiSource:
@@ -34,52 +32,44 @@ class NiftiSource:
         scratch: folder in which a packed file is unpacked.
 
     Raises:
-        OmniFedError: OF211..OF213 as the reader says, OF623 no room to unpack.
+        OmniFedError: OF211..OF213 and OF880..OF883 as the reader says, OF623 no room to unpack.
     """
 
     def __init__(self, path: Path, slice_axis: int, scratch: Path) -> None:
-        if path.name.lower().endswith(".gz"):
-            head: Any = nib.load(path)
-            check_size(head.shape, path, limit=MAX_VOXELS)
-            need_room(scratch, math.prod(head.shape) * head.get_data_dtype().itemsize)
-        self._volume = Volume(path, slice_axis=slice_axis, scratch=scratch)
-        image = self._volume.image
-        self._labels = np.zeros(image.shape, np.uint8, order="F")
+        self._volume = Volume(path, slice_axis=slice_axis)
+        if self._volume.packed:
+            need_room(scratch, self._volume.head.end)
+            try:
+                self._volume.unpack_to(scratch)
+            except OSError as error:
+                raise not_written(scratch, error) from None
+        self._labels = np.zeros(self._volume.head.stored, np.uint8, order="F")
         self.masks = self._volume.stacked(self._labels)
-        unit = _MM.get(image.header.get_xyzt_units()[0], 1.0)
-        size = abs(float(np.linalg.det(image.affine[:3, :3]))) * unit**3 / 1000
-        flat = len(image.shape) < 3 or 1 in image.shape[:3]
-        self.voxel_ml = None if flat or not size > 0 else size
+        self.voxel_ml = self._volume.head.voxel_ml
         self.warnings: tuple[str, ...] = ()
 
     def pixels(self, chosen: Sequence[int]) -> Iterator[np.ndarray]:
         """Slices (H, W) float32."""
-        for k in chosen:
-            yield self._volume.pixels(k)
-            self._volume.forget()
+        return self._volume.pixels(chosen)
 
     def write(self, path: Path, model: Model) -> None:
         """A label map with affine, axes and units of the source."""
-        image = self._volume.image
-        header = image.header.copy()
-        header.extensions.clear()  # they speak of the image, and may name the patient
-        header.set_data_dtype(np.uint8)
-        header.set_slope_inter(1, 0)
-        header["cal_min"], header["cal_max"] = 0, 0
-        header["descrip"] = f"OmniFed {model.sha256[:16]}, {NOTICE}".encode()[:79]
-        header["aux_file"], header["db_name"] = b"", b""
-        _save(type(image)(self._labels, image.affine, header), path)
+        head = self._volume.label_head(f"OmniFed {model.sha256[:16]}, {NOTICE}")
+        _save(path, head, self._labels)
 
 
-def _save(image: nib.Nifti1Image, path: Path) -> None:
+def _save(path: Path, head: bytes, labels: np.ndarray) -> None:
     """Written aside, flushed and renamed; streamed, as a label map is as large as its volume has voxels."""
     part = ""
     try:
-        suffix = ".nii.gz" if path.name.lower().endswith(".gz") else ".nii"
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=suffix)
-        os.close(handle)
-        nib.save(image, part)
-        with open(part, "rb") as file:
+        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        with open(handle, "wb") as file:
+            if path.name.lower().endswith(".gz"):
+                with gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:
+                    _write(packed, head, labels)
+            else:
+                _write(file, head, labels)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
         sync_folder(path.parent)
@@ -88,3 +78,10 @@ def _save(image: nib.Nifti1Image, path: Path) -> None:
     finally:  # also when interrupted
         if part:
             Path(part).unlink(missing_ok=True)
+
+
+def _write(file: BinaryIO | gzip.GzipFile, head: bytes, labels: np.ndarray) -> None:
+    file.write(head)
+    voxels = labels.T.data.cast("B")  # Fortran's order, without a copy
+    for start in range(0, len(voxels), _PIECE):
+        file.write(voxels[start : start + _PIECE])

@@ -13,6 +13,8 @@ from PIL import Image
 
 from omnifed.data.normalise import Scale, apply_scale, case_scale, to_channels
 from omnifed.data.overlay import SIDE
+from omnifed.data.readers.base import reading
+from omnifed.data.readers.registry import reading_run
 from omnifed.errors import OmniFedError
 from omnifed.export.card import ExportCard, View
 from omnifed.predict.find import Item, Overlay, find
@@ -20,7 +22,7 @@ from omnifed.predict.network import Model, segment
 from omnifed.predict.pictures import LARGEST, SliceFolder, drawn, shown_slices, write_sheet
 from omnifed.predict.result import Failed, LabelSize, Prediction, Report
 from omnifed.predict.room import need_room, writable
-from omnifed.predict.source import Source, open_source, reading, write_png
+from omnifed.predict.source import Source, open_source, write_png
 
 Progress = Callable[[float, int, str], None]
 """``progress(inputs done, with a part for the slices of the present one; inputs; name of the present one)``."""
@@ -62,20 +64,21 @@ def predict_all(
     chosen: View = session.card.view if view == "auto" else view
     done: list[Prediction] = []
     failed: list[Failed] = []
-    for number, item in enumerate(items):
+    with reading_run():
+        for number, item in enumerate(items):
 
-        def at(share: float, number: int = number, name: str = item.source.name) -> None:
-            if progress:
-                progress(number + share, len(items), name)
+            def at(share: float, number: int = number, name: str = item.source.name) -> None:
+                if progress:
+                    progress(number + share, len(items), name)
 
-        at(0)
-        try:
-            done.append(_predict(session, item, chosen, overlay, at))
-        except OmniFedError as error:
-            if error.code in _STOPS:
-                raise
-            failed.append(Failed(str(item.source), error.code, str(error)))
-        at(1)
+            at(0)
+            try:
+                done.append(_predict(session, item, chosen, overlay, at))
+            except OmniFedError as error:
+                if error.code in _STOPS:
+                    raise
+                failed.append(Failed(str(item.source), error.code, str(error)))
+            at(1)
     return Report(session.sha256, tuple(done), tuple(failed))
 
 

@@ -1,4 +1,4 @@
-"""Masks as DICOM SEG, written by highdicom. Needs no torch."""
+"""Masks as DICOM SEG, made by highdicom. Runs in the process that reads: headers come from outside."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import re
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,9 @@ from pydicom.uid import generate_uid
 from omnifed.config import Frozen
 from omnifed.errors import OmniFedError
 from omnifed.export.card import NOTICE
-from omnifed.files import write_atomic
 from omnifed.predict.codes import concept
-from omnifed.predict.seg_source import patient_and_study, sources, undescribed
+from omnifed.predict.refer import undescribed
+from omnifed.predict.seg_source import patient_and_study, sources
 
 _MAKER = "OmniFed"
 _SERIES_NUMBER = 1000
@@ -37,16 +36,15 @@ class SegModel(Frozen):
     sha256: str
 
 
-def write_seg(
-    path: Path,
+def seg_bytes(
     headers: Sequence[pydicom.Dataset],
     masks: np.ndarray,
     *,
     labels: dict[int, str],
     model: SegModel,
     series_description: str = "OmniFed segmentation",
-) -> None:
-    """Writes one DICOM SEG for a series or a file.
+) -> bytes:
+    """Makes one DICOM SEG for a series or a file.
 
     Binary segments without overlap, one bit a pixel: every viewer reads them, and they need an eighth of the memory of
     a label map (supplement 243, which few read yet). Frames without a pixel of their segment are left out. Patient,
@@ -54,7 +52,6 @@ def write_seg(
     is; orientations that differ by less than 1e-4 within the series become that of the first image.
 
     Args:
-        path: target, replaced as a whole or not at all.
         headers: the images' headers, one a file, each belonging to the mask at its place; for a multi-frame file a
             single one.
         masks: (n, H, W) uint8 label ids, may be memory-mapped; the frames of a multi-frame file in the order of
@@ -63,8 +60,11 @@ def write_seg(
         model: what made the masks.
         series_description: of the new series; 64 characters at most are kept.
 
+    Returns:
+        The file.
+
     Raises:
-        OmniFedError: OF103 not written, OF640 the headers do not describe an image, OF641 slices without a common
+        OmniFedError: OF640 the headers do not describe an image, OF641 slices without a common
             geometry.
         ValueError: masks that fit neither the headers nor the labels.
     """
@@ -87,9 +87,8 @@ def write_seg(
     except (OmniFedError, MemoryError):
         raise
     except Exception as error:  # highdicom refuses headers with whatever it stumbles over
-        raise undescribed(f"{type(error).__name__}: {error}") from None
-    del seg
-    write_atomic(path, file.getvalue(), mode=0o600)
+        raise undescribed(type(error).__name__) from None
+    return file.getvalue()
 
 
 def _segmentation(

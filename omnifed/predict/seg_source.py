@@ -9,8 +9,8 @@ import numpy as np
 import pydicom
 from pydicom.uid import generate_uid
 
-from omnifed.data.readers.dicom import functional, plane_of
-from omnifed.errors import OmniFedError
+from omnifed.data.readers.dicom_file import functional, plane_of
+from omnifed.predict.refer import no_geometry, undescribed
 
 _IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 _TYPE_2 = (
@@ -52,7 +52,7 @@ def sources(headers: Sequence[pydicom.Dataset], count: int) -> tuple[list[pydico
     first = _first(headers[0])
     if any(plane is None for plane in planes):
         if count > 1:
-            raise _no_geometry("slices without position, orientation or pixel spacing")
+            raise no_geometry("slices without position, orientation or pixel spacing")
         measures = _item(PixelSpacing=[1, 1], SliceThickness=None)  # highdicom wants some of multi-frame images
         first.SharedFunctionalGroupsSequence = [_item(PixelMeasuresSequence=[measures])]
         return [first], frames
@@ -80,25 +80,6 @@ def patient_and_study(header: pydicom.Dataset) -> pydicom.Dataset:
         else:
             setattr(values, keyword, None)
     return values
-
-
-def undescribed(seen: str) -> OmniFedError:
-    """OF640 with what was seen."""
-    return OmniFedError(
-        "OF640",
-        "A DICOM image must carry the identifiers and attributes from which a segmentation can refer to it.",
-        seen=seen,
-        remedy="Export the series again with its study, series and instance UIDs, all images of one size.",
-    )
-
-
-def _no_geometry(seen: str) -> OmniFedError:
-    return OmniFedError(
-        "OF641",
-        "The slices of one DICOM segmentation must be parallel, each at its own known position.",
-        seen=seen,
-        remedy="Give phases, echoes and orientations as series of their own; give frames without position one by one.",
-    )
 
 
 def _first(header: pydicom.Dataset) -> pydicom.Dataset:
@@ -148,9 +129,9 @@ def _distances(planes: Sequence[np.ndarray]) -> list[float]:
 def _check(pairs: Sequence[tuple[pydicom.Dataset, int]], distances: Sequence[float]) -> None:
     turned = [functional(header, k, "PlaneOrientationSequence", "ImageOrientationPatient") for header, k in pairs]
     if np.ptp(np.array(turned, float), axis=0).max() > _PARALLEL:
-        raise _no_geometry("slices of several orientations")
+        raise no_geometry("slices of several orientations")
     if len(set(distances)) < len(distances):
-        raise _no_geometry("two slices at one position")
+        raise no_geometry("two slices at one position")
 
 
 def _item(**values: Any) -> pydicom.Dataset:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from omnifed.data.overlay import colour
-from omnifed.data.readers.base import damaged
+from omnifed.data.readers.base import reading
 from omnifed.errors import OmniFedError
 from omnifed.files import write_atomic
 from omnifed.predict.result import Kind
@@ -107,19 +105,6 @@ def open_source(kind: Kind, path: Path, files: Sequence[Path], *, slice_axis: in
 
             return DicomSource(path, files, voi)
         return RasterSource(path)
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turns whatever a decoder raises on damaged bytes into OF212; decoders' warnings may quote a patient."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except (OmniFedError, MemoryError):
-        raise
-    except Exception as error:
-        raise damaged(path, f"{type(error).__name__}: {error}") from None
 
 
 def write_png(path: Path, picture: Image.Image) -> None:

@@ -307,7 +307,7 @@ def test_a_volume_that_is_read_slice_by_slice_has_nibabels_numbers(tmp_path: Pat
             image.header.set_slope_inter(slope, inter)
             nib.save(image, tmp_path / name)
             wanted = nib.load(tmp_path / name).get_fdata(dtype=np.float32)
-            volume = Volume(tmp_path / name, scratch=tmp_path)
+            volume = Volume(tmp_path / name)
             got = np.stack([volume.pixels(k) for k in range(volume.shape[0])])
             volume.forget()
             np.testing.assert_array_equal(got, wanted.transpose(2, 1, 0))

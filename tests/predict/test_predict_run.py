@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -360,11 +361,11 @@ def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_is_finished(
     Image.fromarray(np.zeros((9, 10), np.uint8)).save(source / "a.png")
     nib.save(nib.Nifti1Image(np.zeros((10, 9, 2), np.int16), np.eye(4)), source / "b.nii")
 
-    def full(image: object, path: str) -> None:
-        Path(path).write_bytes(b"half")
+    def full(file: BinaryIO, head: bytes, labels: np.ndarray) -> None:
+        file.write(head)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(nifti.nib, "save", full)
+    monkeypatch.setattr(nifti, "_write", full)
     with pytest.raises(OmniFedError, match="OF103"):
         predict_all(session, source, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "a_overlay.png"]

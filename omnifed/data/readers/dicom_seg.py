@@ -1,17 +1,21 @@
-"""Masks as DICOM SEG, read by highdicom and matched to the image by SOP instance UID, else by position."""
+"""Masks as DICOM SEG, read by highdicom and matched to the image by SOP instance UID, else by position.
+
+Runs in the process that reads.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
-from functools import lru_cache
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import pydicom
 
-from omnifed.data.readers.base import MAX_VOXELS, Picture, Slice, check_size, damaged
-from omnifed.data.readers.dicom import functional, open_dicom, plane_of
+from omnifed.data.readers.base import MAX_VOXELS, Picture, Slice, check_size, damaged, refused
+from omnifed.data.readers.dicom_file import functional, open_dicom, plane_of
+from omnifed.data.readers.keep import Keep
+from omnifed.data.sandbox.operations import Answer
 from omnifed.errors import OmniFedError
 
 POSITION_TOLERANCE = 0.1
@@ -35,12 +39,7 @@ class SegFile:
 
         data = open_dicom(path)
         if data.get("SOPClassUID") not in (_SEG, _LABELMAP):
-            raise OmniFedError(
-                "OF221",
-                "A mask must hold one label value a pixel.",
-                seen=f"{path}: a DICOM file that is no segmentation (SOP class {data.get('SOPClassUID')})",
-                remedy="Give the mask as DICOM SEG, NIfTI or PNG.",
-            )
+            raise refused("OF221", f"{path}: a DICOM file that is no segmentation")
         self.path = path
         try:
             check_size((int(data.NumberOfFrames), data.Rows, data.Columns), path, limit=MAX_VOXELS)
@@ -55,10 +54,10 @@ class SegFile:
             self.by_position: list[tuple[np.ndarray, int, int]] = []
             for k, item in enumerate(data.PerFrameFunctionalGroupsSequence):
                 self._index(data, k, item)
-        except OmniFedError:
+        except (OmniFedError, MemoryError):
             raise
         except Exception as error:
-            raise damaged(path, f"{type(error).__name__}: {error}") from None
+            raise damaged(path, error) from None
 
     def _index(self, data: pydicom.Dataset, k: int, item: pydicom.Dataset) -> None:
         segment = 0
@@ -98,24 +97,23 @@ class SegFile:
         """Stored frame (H, W); binary for a fractional segmentation (above one half)."""
         try:
             stored = self.seg.get_stored_frame(frame + 1)
+        except MemoryError:
+            raise
         except Exception as error:
-            raise damaged(self.path, f"{type(error).__name__}: {error}") from None
+            raise damaged(self.path, error) from None
         return stored > self.fractional / 2 if self.fractional else stored
 
 
-@lru_cache(maxsize=2)
-def _cached(path: Path, mtime: int) -> SegFile:
-    """One SEG usually serves every slice of its series."""
-    return SegFile(path)
+_opened: Keep[SegFile] = Keep()
 
 
 def open_seg(path: Path) -> SegFile:
-    """Opens a SEG file, kept for the next row that names it.
+    """Opens a SEG file, kept for the next question, as one usually serves every slice of its series.
 
     Raises:
         OmniFedError: OF212 damaged, OF213 too large, OF214 deflated, OF221 not a segmentation.
     """
-    return _cached(path, path.stat().st_mtime_ns)
+    return _opened.get(path, lambda: SegFile(path))
 
 
 def read_mask(path: Path, picture: Picture, drop: Collection[int] = ()) -> list[np.ndarray]:
@@ -132,24 +130,47 @@ def read_mask(path: Path, picture: Picture, drop: Collection[int] = ()) -> list[
     Raises:
         OmniFedError: OF219 another size, OF223 of another image, OF224 two segments on one pixel.
     """
-    seg = open_seg(path)
+    matched = _matched(open_seg(path), picture, drop)
+    return [_paint(open_seg(path), piece, frames) for piece, frames in zip(picture.slices, matched, strict=True)]
+
+
+def _matched(seg: SegFile, picture: Picture, drop: Collection[int]) -> list[list[tuple[int, int]]]:
+    """(segment, frame) pairs on each slice."""
     uids = [piece.uid for piece in picture.slices]
     alone = len(set(uids)) == len(uids)
     matched = [seg.frames(piece, alone=alone and piece.frame == 1) for piece in picture.slices]
     if not any(matched) and picture.series not in seg.series - {""}:
-        raise OmniFedError(
-            "OF223",
-            "A DICOM segmentation must refer to its image, or lie at the same position.",
-            seen=f"{path}: none of its frames belongs to the image of this row",
-            remedy="Pair each segmentation with the series it was drawn on.",
-        )
-    used = [[frame for frame in frames if frame[0] not in drop] for frames in matched]
-    return [_paint(seg, piece, frames) for piece, frames in zip(picture.slices, used, strict=True)]
+        raise refused("OF223", f"{seg.path}: none of its frames belongs to the image of this row")
+    return [[frame for frame in frames if frame[0] not in drop] for frames in matched]
 
 
-def mask_values(path: Path) -> dict[int, str]:
+def masks(
+    path: str,
+    series: str,
+    uids: Sequence[str],
+    frames: Sequence[int],
+    drop: Sequence[int],
+    chosen: Sequence[int],
+    arrays: Sequence[np.ndarray],
+) -> Answer:
+    """:func:`read_mask` for the slices ``chosen`` of a picture.
+
+    ``uids`` and ``frames`` name all slices of the picture, ``arrays`` are their sizes (n, 2) and planes (n, 3, 3).
+    """
+    sizes, planes = arrays
+    pieces = tuple(
+        Slice(np.broadcast_to(np.uint8(0), size), plane=plane if np.isfinite(plane).all() else None, uid=uid, frame=k)
+        for size, plane, uid, k in zip(sizes, planes, uids, frames, strict=True)
+    )
+    seg = open_seg(Path(path))
+    matched = _matched(seg, Picture(pieces, series=series), drop)
+    painted = (_paint(seg, pieces[k], matched[k]) for k in chosen)
+    return {}, [mask.astype(np.uint8) if mask.max() < 256 else mask for mask in painted]
+
+
+def values(path: str) -> Answer:
     """Segment numbers of a SEG file and their labels."""
-    return open_seg(path).names
+    return {"values": [[number, name[:64]] for number, name in open_seg(Path(path)).names.items()]}, []
 
 
 def _paint(seg: SegFile, piece: Slice, frames: list[tuple[int, int]]) -> np.ndarray:
@@ -157,22 +178,12 @@ def _paint(seg: SegFile, piece: Slice, frames: list[tuple[int, int]]) -> np.ndar
     for segment, k in frames:
         stored = seg.pixels(k)
         if stored.shape != mask.shape:
-            raise OmniFedError(
-                "OF219",
-                "A mask must have the size of its image; a raster mask has no position and fits a single slice only.",
-                seen=f"{seg.path}: {stored.shape} for an image of {mask.shape}",
-                remedy="Export the segmentation on the grid of its image.",
-            )
+            raise refused("OF219", f"{seg.path}: {stored.shape} for an image of {mask.shape}")
         if seg.labelmap:
             mask = stored.astype(np.int32)
             continue
         inside = stored != 0
         if (mask[inside] != 0).any():
-            raise OmniFedError(
-                "OF224",
-                "Segments of one DICOM segmentation must not overlap: a pixel has one label.",
-                seen=f"{seg.path}: segment {segment} overlaps another",
-                remedy="Map segments that the site does not use to 0 in mask_values, or export them without overlap.",
-            )
+            raise refused("OF224", f"{seg.path}: segment {segment} overlaps another")
         mask[inside] = segment
     return mask

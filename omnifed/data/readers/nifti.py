@@ -1,53 +1,68 @@
-"""NIfTI volumes, turned to the radiologist's view and sliced along one anatomical axis."""
+"""NIfTI volumes, turned to the radiologist's view and sliced along one anatomical axis. Runs in the process that reads.
+
+What follows the voxels in a file is never read, and a packed file that could not hold what its header says is refused
+before it is unpacked.
+"""
 
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import mmap
-import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 
-from omnifed.data.readers.base import MAX_VOXELS, Picture, Slice, check_size, damaged
+from omnifed.data.readers.base import MAX_VOXELS, Picture, Slice, check_size, damaged, refused
+from omnifed.data.readers.keep import Keep
+from omnifed.data.readers.pieces import few, pieces_of
+from omnifed.data.sandbox.operations import Answer
 from omnifed.errors import OmniFedError
 
 GRID_TOLERANCE = 0.1
 """Largest distance in voxels between a pixel of the image and a voxel of its mask."""
 _PIECE = 2**22
 """Bytes unpacked at a time."""
+_DEFLATE_RATIO = 1032
+"""A byte of deflate stands for at most so many."""
+_MM = {"meter": 1e3, "micron": 1e-3}
+"""Other units of length than mm; a header without unit means mm, as every viewer takes it."""
 
 
 def _load(path: Path) -> nib.Nifti1Image:
     try:
         image = nib.load(path)
+    except MemoryError:
+        raise
     except Exception as error:
-        raise damaged(path, f"{type(error).__name__}: {error}") from None
+        raise damaged(path, error) from None
     if not isinstance(image, nib.Nifti1Image):
         raise damaged(path, f"it holds a {type(image).__name__}")
     shape = tuple(int(n) for n in image.shape)
     while len(shape) > 2 and shape[-1] == 1:
         shape = shape[:-1]
-    if len(shape) not in (2, 3) or image.get_data_dtype().fields:
-        raise OmniFedError(
-            "OF211",
-            "A NIfTI volume must have 2 or 3 axes of plain numbers.",
-            seen=f"{path}: shape {image.shape}, type {image.get_data_dtype()}",
-            remedy="Export one volume a file, without time or colour axis.",
-        )
+    kind = image.get_data_dtype()
+    if len(shape) not in (2, 3) or kind.kind not in "iuf":
+        raise refused("OF211", f"{path}: shape {image.shape}, type {kind}")
     check_size(shape, path, limit=MAX_VOXELS)
+    most = path.stat().st_size * (_DEFLATE_RATIO if _packed(path) else 1)
+    if _end(image) > most:
+        raise damaged(path, f"at most {most} bytes for {_end(image)}")
     return image
 
 
-def _values(image: nib.Nifti1Image, path: Path) -> np.ndarray:
-    try:
-        data = np.asanyarray(image.dataobj)
-    except Exception as error:
-        raise damaged(path, f"{type(error).__name__}: {error}") from None
-    return data.reshape((*image.shape, 1, 1)[:3])
+def _packed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
+def _end(image: nib.Nifti1Image) -> int:
+    """Bytes up to the last voxel, unpacked."""
+    proxy: Any = image.dataobj
+    return int(proxy.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize
 
 
 class Volume:
@@ -56,38 +71,31 @@ class Volume:
     Args:
         path: ``.nii`` or ``.nii.gz``.
         slice_axis: 0 sagittal, 1 coronal, 2 axial.
-        scratch: folder in which a ``.nii.gz`` is unpacked to a file without a name, which vanishes with the process;
-            None unpacks it into memory.
+        unpacked: file descriptor with room into which a ``.nii.gz`` is unpacked; None unpacks it into memory.
 
     Attributes:
         image: header and affine matrix, as stored.
         shape: slices, rows and columns.
+        turn: (3, 2) orientation from the file's axes to LPI.
 
     Raises:
         OmniFedError: OF211 not a 2D or 3D volume, OF212 damaged, OF213 too large.
     """
 
-    def __init__(self, path: Path, *, slice_axis: int = 2, scratch: Path | None = None) -> None:
-        self.image, self.axis = _load(path), slice_axis
-        stored = nib.orientations.io_orientation(self.image.affine)
-        self._turn = nib.orientations.ornt_transform(stored, nib.orientations.axcodes2ornt(("L", "P", "I")))
+    def __init__(self, path: Path, *, slice_axis: int = 2, unpacked: int | None = None) -> None:
+        self.image = _load(path)
+        self.turn = turn_of(self.image)
         proxy: Any = self.image.dataobj
         size, kind = math.prod(self.image.shape), self.image.get_data_dtype()
         try:
-            self._map = _mapped(path, int(proxy.offset) + size * kind.itemsize, scratch)
+            self._map = _mapped(path, _end(self.image), unpacked)
             raw = np.frombuffer(self._map, kind, size, int(proxy.offset))
+        except MemoryError:
+            raise
         except Exception as error:
-            raise damaged(path, f"{type(error).__name__}: {error}") from None
-        self._raw = self.stacked(raw.reshape(self.image.shape, order="F"))
+            raise damaged(path, error) from None
+        self._raw = stacked(raw.reshape(self.image.shape, order="F"), self.turn, slice_axis)
         self.shape: tuple[int, int, int] = self._raw.shape
-        turned = nib.orientations.inv_ornt_aff(self._turn, (*self.image.shape, 1, 1)[:3])
-        self.affine: np.ndarray = self.image.affine @ turned
-
-    def stacked(self, stored: np.ndarray) -> np.ndarray:
-        """A view of an array of the file's shape as (slices, rows, columns): what is written to it lands in the file's
-        order."""
-        turned = nib.orientations.apply_orientation(stored.reshape((*self.image.shape, 1, 1)[:3]), self._turn)
-        return np.moveaxis(turned, self.axis, 0).transpose(0, 2, 1)
 
     def pixels(self, k: int) -> np.ndarray:
         """Slice k (H, W) float32, in the file's units."""
@@ -95,57 +103,86 @@ class Volume:
         scaled = nib.volumeutils.apply_read_scaling(self._raw[k], proxy.slope, proxy.inter)
         return np.ascontiguousarray(scaled, np.float32)
 
-    def plane(self, k: int) -> np.ndarray:
-        """Matrix (3, 3) from (row, column, 1) of slice k to RAS+ mm."""
-        across, down = (axis for axis in range(3) if axis != self.axis)
-        at = self.affine[:3, self.axis] * k + self.affine[:3, 3]
-        return np.stack([self.affine[:3, down], self.affine[:3, across], at], axis=1)
-
     def forget(self) -> None:
         """Gives the memory of the slices read so far back; they can be read again."""
         if isinstance(self._map, mmap.mmap):
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
-def _mapped(path: Path, size: int, scratch: Path | None) -> mmap.mmap | bytes:
-    """The first ``size`` bytes of a file, unpacked: what follows in a hostile file is never read."""
-    if not path.name.lower().endswith(".gz"):
+def turn_of(image: nib.Nifti1Image) -> np.ndarray:
+    """(3, 2) orientation that turns an image's axes to LPI."""
+    stored = nib.orientations.io_orientation(image.affine)
+    return nib.orientations.ornt_transform(stored, nib.orientations.axcodes2ornt(("L", "P", "I")))
+
+
+def stacked(stored: np.ndarray, turn: np.ndarray, axis: int) -> np.ndarray:
+    """A view of an array of a file's shape as (slices, rows, columns)."""
+    turned = nib.orientations.apply_orientation(stored.reshape((*stored.shape, 1, 1)[:3]), turn)
+    return np.moveaxis(turned, axis, 0).transpose(0, 2, 1)
+
+
+def _mapped(path: Path, size: int, unpacked: int | None) -> mmap.mmap | bytes:
+    """The first ``size`` bytes of a file, unpacked."""
+    if not _packed(path):
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
     with gzip.open(path) as packed:
-        if scratch is None:
+        if unpacked is None:
             return packed.read(size)
-        with tempfile.TemporaryFile(dir=scratch) as file:
-            while size > file.tell():
-                piece = packed.read(min(_PIECE, size - file.tell()))
-                if not piece:
-                    raise EOFError("the file ends before its voxels")
-                file.write(piece)
-            file.flush()
-            return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        room = mmap.mmap(unpacked, size)  # the file has that size: it cannot grow here
+        for start in range(0, size, _PIECE):
+            piece = packed.read(min(_PIECE, size - start))
+            room[start : start + len(piece)] = piece
+            if len(piece) < min(_PIECE, size - start):
+                raise EOFError("the file ends before its voxels")
+        return room
 
 
-def read(path: Path, *, slice_axis: int = 2, voi: bool = False) -> Picture:
-    """Reads a NIfTI volume as slices.
+_volume: Keep[Volume] = Keep()
 
-    The volume is turned to LPI axes first, so that axial slices (axis 2) look as DICOM shows them (anterior up, the
-    patient's left on the right), and coronal (1) and sagittal (0) slices have the head up.
 
-    Args:
-        path: ``.nii`` or ``.nii.gz``.
-        slice_axis: 0 sagittal, 1 coronal, 2 axial.
-        voi: ignored.
+def head(path: str, slice_axis: int) -> Answer:
+    """What the parent learns of a volume before its voxels: :class:`omnifed.data.readers.volume.VolumeHead`."""
+    image = _load(Path(path))
+    turn = turn_of(image)
+    turned: Any = nib.orientations.inv_ornt_aff(turn, (*image.shape, 1, 1)[:3])
+    size = abs(float(np.linalg.det(image.affine[:3, :3]))) * _MM.get(image.header.get_xyzt_units()[0], 1.0) ** 3 / 1000
+    flat = len(image.shape) < 3 or 1 in image.shape[:3]
+    answer = {
+        "stored": [int(n) for n in image.shape],
+        "turn": [[int(axis), int(flip)] for axis, flip in turn],
+        "end": _end(image),
+        "voxel_ml": None if flat or not 0 < size < math.inf else size,
+    }
+    return answer, [np.asarray(image.affine @ turned, np.float64)]
 
-    Raises:
-        OmniFedError: OF211 not a 2D or 3D volume, OF212 damaged, OF213 too large.
-    """
-    volume = Volume(path, slice_axis=slice_axis)
-    slices = []
-    for k in range(volume.shape[0]):
-        plane = volume.plane(k)
-        spacing = (float(np.linalg.norm(plane[:, 0])), float(np.linalg.norm(plane[:, 1])))
-        slices.append(Slice(volume.pixels(k), spacing, plane, frame=k + 1, number=k))
-    return Picture(tuple(slices), modality="NIFTI")
+
+def slices(path: str, slice_axis: int, chosen: Sequence[int], fd: int | None = None) -> Answer:
+    """Slices (H, W) float32; a descriptor with room takes the voxels of a packed file."""
+    file = Path(path)
+    volume = _volume.get(file, lambda: Volume(file, slice_axis=slice_axis, unpacked=fd), slice_axis, fd is None)
+    planes = [volume.pixels(k) for k in chosen]
+    volume.forget()
+    return {}, planes
+
+
+def label_head(path: str, description: str) -> Answer:
+    """All that precedes the voxels in a ``.nii`` of labels with affine, axes and units of the source, as bytes."""
+    image = _load(Path(path))
+    header = image.header.copy()
+    header.extensions.clear()  # they speak of the image, and may name the patient
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    header["cal_min"], header["cal_max"] = 0, 0
+    header["descrip"] = description.encode()[:79]
+    header["aux_file"], header["db_name"] = b"", b""
+    labels = type(image)(np.broadcast_to(np.uint8(0), image.shape), image.affine, header)
+    labels.update_header()
+    labels.header.set_slope_inter(1, 0)
+    file = io.BytesIO()
+    labels.header.write_to(file)
+    whole = file.getvalue().ljust(labels.header.get_data_offset(), b"\0")
+    return {}, [np.frombuffer(whole, np.uint8)]
 
 
 def read_mask(path: Path, picture: Picture) -> list[np.ndarray]:
@@ -157,7 +194,7 @@ def read_mask(path: Path, picture: Picture) -> list[np.ndarray]:
     Raises:
         OmniFedError: OF222 unless every pixel falls on a voxel, OF221 for values that are no integers.
     """
-    image, data = _label_map(path)
+    image, data = _labels.get(path, lambda: _label_map(path))
     try:
         inverse = np.linalg.inv(image.affine)
     except np.linalg.LinAlgError:
@@ -165,24 +202,60 @@ def read_mask(path: Path, picture: Picture) -> list[np.ndarray]:
     return [_under(data, inverse, s, path) for s in picture.slices]
 
 
-def mask_values(path: Path) -> dict[int, str]:
+def masks(path: str, arrays: Sequence[np.ndarray]) -> Answer:
+    """:func:`read_mask` of slices of which sizes (n, 2) and planes (n, 3, 3) are told."""
+    sizes, planes = arrays
+    pieces = tuple(
+        Slice(np.broadcast_to(np.uint8(0), size), plane=plane if np.isfinite(plane).all() else None)
+        for size, plane in zip(sizes, planes, strict=True)
+    )
+    return {}, read_mask(Path(path), Picture(pieces))
+
+
+def values(path: str) -> Answer:
     """Values of a NIfTI mask; it states no names."""
-    return {int(value): "" for value in np.unique(_label_map(path)[1])}
+    file = Path(path)
+    return few(np.unique(_labels.get(file, lambda: _label_map(file))[1])), []
 
 
 def _label_map(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
+    """The image, and its voxels (3 axes) in the smallest type that holds them: of whatever type they are stored."""
     image = _load(path)
-    data = _values(image, path)
-    if data.dtype.kind == "f":
-        if not (np.isfinite(data).all() and (data == np.round(data)).all()):
-            raise OmniFedError(
-                "OF221",
-                "A mask must hold one label value a pixel.",
-                seen=f"{path}: values that are no whole numbers",
-                remedy="Export the label map itself, not a probability map.",
-            )
-        data = data.astype(np.int64)
-    return image, data
+    proxy: Any = image.dataobj
+    scale = (proxy.slope, proxy.inter)
+    try:
+        data = pieces_of(_voxels(path, image), math.prod(image.shape), lambda raw: _whole(raw, scale, path))
+    except (OmniFedError, MemoryError):
+        raise
+    except Exception as error:
+        raise damaged(path, error) from None
+    return image, data.reshape(image.shape, order="F").reshape((*image.shape, 1, 1)[:3])
+
+
+def _voxels(path: Path, image: nib.Nifti1Image) -> Iterator[np.ndarray]:
+    proxy: Any = image.dataobj
+    kind, left = image.get_data_dtype(), math.prod(image.shape)
+    with gzip.open(path) if _packed(path) else path.open("rb") as file:
+        file.seek(int(proxy.offset))
+        while left:
+            piece = file.read(min(left, _PIECE // kind.itemsize) * kind.itemsize)
+            if not piece:
+                raise EOFError("the file ends before its voxels")
+            raw = np.frombuffer(piece, kind)
+            yield raw
+            left -= len(raw)
+
+
+def _whole(raw: np.ndarray, scale: tuple[float, float], path: Path) -> np.ndarray:
+    scaled = nib.volumeutils.apply_read_scaling(raw, *scale)
+    if scaled.dtype.kind == "f":
+        if not (np.isfinite(scaled).all() and (scaled == np.round(scaled)).all() and np.abs(scaled).max() < 2**62):
+            raise refused("OF221", f"{path}: values that are no whole numbers")
+        scaled = scaled.astype(np.int64)
+    return scaled
+
+
+_labels: Keep[tuple[nib.Nifti1Image, np.ndarray]] = Keep()
 
 
 def _under(data: np.ndarray, inverse: np.ndarray, piece: Slice, path: Path) -> np.ndarray:
@@ -194,7 +267,7 @@ def _under(data: np.ndarray, inverse: np.ndarray, piece: Slice, path: Path) -> n
     corners = np.array([[r, c, 1.0] for r in (0, height - 1) for c in (0, width - 1)]).T
     exact = to_voxel @ corners
     near = np.round(exact)
-    if np.abs(exact - near).max() > GRID_TOLERANCE:
+    if not np.abs(exact - near).max() <= GRID_TOLERANCE:  # nor where damage makes NaN
         raise _off_grid(path, "pixels lie between voxels")
     if (near < 0).any() or (near >= np.array(data.shape)[:, None]).any():
         raise _off_grid(path, "pixels lie outside")
@@ -204,9 +277,4 @@ def _under(data: np.ndarray, inverse: np.ndarray, piece: Slice, path: Path) -> n
 
 
 def _off_grid(path: Path, why: str) -> OmniFedError:
-    return OmniFedError(
-        "OF222",
-        "A NIfTI mask must share the grid of its image.",
-        seen=f"{path}: {why}",
-        remedy="Save the mask with the affine matrix and the shape of the image.",
-    )
+    return refused("OF222", f"{path}: {why}")

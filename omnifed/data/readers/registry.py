@@ -1,16 +1,23 @@
-"""Which reader reads a path: one line a format. Decided by content, as hospital exports often have no suffix."""
+"""Which reader reads a path: one line a format. Decided by content, as hospital exports often have no suffix.
+
+Whatever a file holds is decoded by another process, under limits (:mod:`omnifed.data.sandbox`).
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
-from omnifed.data.readers.base import Picture, damaged
+from omnifed.data.readers import dicom, masks, raster, volume
+from omnifed.data.readers.base import Picture, reading
+from omnifed.data.sandbox.process import SANDBOX
 from omnifed.errors import OmniFedError
+
+reading_run = SANDBOX.kept
+"""``with reading_run():`` the process that reads ends with the block."""
+_READERS = {"dicom": dicom.read, "nifti": volume.read, "raster": raster.read}
 
 
 def _kind(path: Path) -> str:
@@ -32,7 +39,8 @@ def read_image(path: Path, *, slice_axis: int = 2, voi: bool = False) -> Picture
         voi: apply the file's own display window or table (DICOM), for X-ray and colour; CT and MR stay in units.
 
     Raises:
-        OmniFedError: OF210 missing, OF211..OF217 as the reader says.
+        OmniFedError: OF210 missing, OF211..OF217 as the reader says, OF880..OF883 a file that its decoder does not
+            survive.
     """
     if not path.exists():
         raise OmniFedError(
@@ -41,11 +49,8 @@ def read_image(path: Path, *, slice_axis: int = 2, voi: bool = False) -> Picture
             seen=str(path),
             remedy="Correct the path in the index (relative to the site folder) or copy the file there.",
         )
-    from omnifed.data.readers import dicom, nifti, raster
-
-    readers = {"dicom": dicom.read, "nifti": nifti.read, "raster": raster.read}
-    with _guard(path):
-        return readers[_kind(path)](path, slice_axis=slice_axis, voi=voi)
+    with reading(path):
+        return _READERS[_kind(path)](path, slice_axis=slice_axis, voi=voi)
 
 
 def read_mask(path: Path, picture: Picture, drop: Collection[int] = ()) -> list[np.ndarray]:
@@ -57,43 +62,25 @@ def read_mask(path: Path, picture: Picture, drop: Collection[int] = ()) -> list[
         drop: file values that the site maps to background; such segments of a SEG may overlap others.
 
     Raises:
-        OmniFedError: OF218 missing, OF211..OF224 as the reader says.
+        OmniFedError: OF218 missing, OF211..OF224 as the reader says, OF880..OF883.
     """
     _must_exist(path)
-    from omnifed.data.readers import dicom_seg, nifti, raster
-
-    with _guard(path):
+    with reading(path):
         kind = _kind(path)
-        if kind == "dicom":
-            return dicom_seg.read_mask(path, picture, drop)
-        return nifti.read_mask(path, picture) if kind == "nifti" else raster.read_mask(path, picture)
+        if kind == "raster":
+            return raster.read_mask(path, picture)
+        return masks.read_mask(path, picture, drop, kind)
 
 
 def mask_values(path: Path) -> dict[int, str]:
     """Values that a mask file holds, each with its name where the file states one (DICOM SEG), else ``""``.
 
     Raises:
-        OmniFedError: OF218 missing, OF211..OF221 as the reader says.
+        OmniFedError: OF218 missing, OF211..OF221 as the reader says, OF880..OF883.
     """
     _must_exist(path)
-    from omnifed.data.readers import dicom_seg, nifti, raster
-
-    readers = {"dicom": dicom_seg.mask_values, "nifti": nifti.mask_values, "raster": raster.mask_values}
-    with _guard(path):
-        return readers[_kind(path)](path)
-
-
-@contextmanager
-def _guard(path: Path) -> Iterator[None]:
-    """Turns whatever a decoder raises on hostile or damaged bytes into OF212: it is counted and ends no run."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except OmniFedError:
-        raise
-    except Exception as error:
-        raise damaged(path, f"{type(error).__name__}: {error}") from None
+    with reading(path):
+        return masks.mask_values(path, _kind(path))
 
 
 def _must_exist(path: Path) -> None:

@@ -1,0 +1,278 @@
+"""One process that reads files for this one: started when first asked, replaced when it breaks, never believed."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from omnifed.config import Frozen
+from omnifed.data.readers.base import READER_ERRORS, refused
+from omnifed.data.sandbox import wire
+from omnifed.data.sandbox.limits import Limits
+from omnifed.errors import OmniFedError
+
+log = logging.getLogger(__name__)
+
+_QUESTIONS = 4000
+"""Questions after which a process is replaced: what libraries leak, and what a file may have left behind, ends."""
+_AGE_S = 1200.0
+_START_S = 60.0
+_SEEN = 400
+M = TypeVar("M", bound=BaseModel)
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from omnifed.data.sandbox.child import main; main()"
+)
+_told: set[str] = set()
+
+
+class Nothing(Frozen):
+    """The head of an answer that is arrays alone."""
+
+
+class Sandbox:
+    """Asks, and survives what it asks about. Threads wait for one another; a forked process starts one of its own."""
+
+    def __init__(self) -> None:
+        self._forget()
+        os.register_at_fork(after_in_child=self._forget)
+        atexit.register(self.close)
+
+    def _forget(self) -> None:
+        self._lock = threading.RLock()
+        self._users = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._link: socket.socket | None = None
+        self._asked, self._started, self._ready = 0, 0.0, False
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, None while there is none."""
+        return self._process.pid if self._process else None
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Ends the process when the last such block ends: a run's reader does not outlive the run."""
+        with self._lock:
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    self.close()
+
+    def ask(
+        self,
+        name: str,
+        values: Mapping[str, Any],
+        limits: Limits,
+        answer: type[M],
+        *,
+        about: str,
+        room: int = 0,
+        arrays: Sequence[np.ndarray] = (),
+        fd: int | None = None,
+        errors: Mapping[str, Callable[[str], OmniFedError]] | None = None,
+    ) -> tuple[M, list[np.ndarray]]:
+        """Asks one question.
+
+        Args:
+            name: of :data:`omnifed.data.sandbox.operations.OPERATIONS`.
+            values: arguments, as JSON takes them.
+            limits: for this question.
+            answer: what the head of the answer must look like.
+            about: the file, for errors.
+            room: most bytes that the arrays of the answer may have.
+            arrays: arguments.
+            fd: file descriptor that the process may use.
+            errors: numbers beyond the readers' own that may come back, and what makes them.
+
+        Returns:
+            The checked head, and arrays of plain numbers of any shape.
+
+        Raises:
+            OmniFedError: what the operation says of the file; OF880 it broke, OF881 it took too long, OF882 it took too
+                much memory, OF883 the answer cannot be believed, or there is no process.
+        """
+        with self._lock:
+            link = self._running()
+            self._asked += 1
+            question = {"ask": name, "values": dict(values), "limits": [limits.cpu_s, limits.memory]}
+            deadline = time.monotonic() + limits.wall_s
+            try:
+                link.settimeout(limits.wall_s)
+                wire.send(link, question, arrays, fd)
+                head, results, _ = wire.receive(link, room=room, deadline=deadline)
+                if "error" in head:
+                    raise self._failure(str(head["error"]), str(head.get("seen", "")), about, errors or {})
+                return answer.model_validate(head["answer"]), results
+            except TimeoutError:
+                self._end()
+                raise too_long(f"{about}: no answer within {limits.wall_s:.0f} s") from None
+            except (EOFError, ConnectionError):
+                raise self._ended(about, limits) from None
+            except (wire.Broken, KeyError, ValidationError) as error:
+                self._end()
+                raise unbelievable(f"{about}: {type(error).__name__}") from None
+            except OmniFedError:
+                raise
+            except BaseException:  # Ctrl-C between question and answer: the next question must not get this answer
+                self._end()
+                raise
+
+    def start(self) -> None:
+        """Starts the process without waiting for it: it loads while something else is done."""
+        with self._lock:
+            if self._link is None:
+                self._spawn()
+
+    def close(self) -> None:
+        """Ends the process, if there is one; the next question starts another."""
+        with self._lock:
+            self._end()
+
+    def _running(self) -> socket.socket:
+        old = self._asked >= _QUESTIONS or time.monotonic() - self._started > _AGE_S
+        if self._link is not None and old:
+            self._end()
+        self.start()
+        assert self._link is not None
+        if not self._ready:
+            self._greet(self._link)
+        return self._link
+
+    def _spawn(self) -> None:
+        here, there = socket.socketpair()
+        environment = {
+            "PATH": "/usr/bin:/bin",
+            "LC_ALL": "C.UTF-8",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        with suppress(KeyError):  # some Pythons find their own libraries by it
+            environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+        paths = json.dumps([str(Path(entry).absolute()) for entry in sys.path if entry])
+        try:
+            with there:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-B", "-c", _START, str(there.fileno()), paths],
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                    pass_fds=(there.fileno(),), env=environment, cwd="/",
+                )  # fmt: skip
+        except OSError as error:
+            here.close()
+            raise unbelievable(f"no process ({type(error).__name__})") from None
+        self._link, self._asked, self._started, self._ready = here, 0, time.monotonic(), False
+
+    def _greet(self, link: socket.socket) -> None:
+        try:
+            head, _, _ = wire.receive(link, room=0, deadline=time.monotonic() + _START_S)
+        except (OSError, EOFError, wire.Broken) as error:
+            self._end()
+            raise unbelievable(f"no process ({type(error).__name__})") from None
+        self._ready = True
+        missing = ", ".join(map(str, head.get("ready", ())))
+        if missing and missing not in _told:
+            _told.add(missing)
+            log.warning(
+                "this system cannot keep the process that reads files from: %s (docs/hostile-files.md)", missing
+            )
+
+    def _end(self) -> int | None:
+        """Kills what is left; returns how it ended."""
+        process, link, self._process, self._link = self._process, self._link, None, None
+        if link is not None:
+            link.close()
+        if process is None:
+            return None
+        if process.poll() is None:
+            process.kill()
+        return process.wait()
+
+    def _ended(self, about: str, limits: Limits) -> OmniFedError:
+        process, status = self._process, None
+        if process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                status = process.wait(5)
+        self._end()
+        if status in (-signal.SIGPROF, -signal.SIGXCPU):
+            return too_long(f"{about}: more than {limits.cpu_s:.0f} s of processor time")
+        return broken(f"{about}: " + ("it closed its line" if status is None else f"exit status {status}"))
+
+    def _failure(
+        self, code: str, seen: str, about: str, errors: Mapping[str, Callable[[str], OmniFedError]]
+    ) -> OmniFedError:
+        seen = "".join(c if c.isprintable() else "?" for c in seen[:_SEEN])
+        seen = seen if seen.startswith(about) else f"{about}: {seen}".rstrip(": ")
+        if code == "OF880":
+            self._end()
+            return broken(seen)
+        if code == "OF882":
+            self._end()  # what a failed allocation left half done
+            return too_much(seen)
+        if code in errors:
+            return errors[code](seen)
+        if code in READER_ERRORS:
+            return refused(code, seen)
+        self._end()
+        return unbelievable(f"{about}: an unknown number")
+
+
+def broken(seen: str) -> OmniFedError:
+    """OF880 with what was seen."""
+    return OmniFedError(
+        "OF880",
+        "A file must not break its decoder.",
+        seen=seen,
+        remedy="Export the file again; treat one that does it again as hostile.",
+    )
+
+
+def too_long(seen: str) -> OmniFedError:
+    """OF881 with what was seen."""
+    return OmniFedError(
+        "OF881",
+        "A file must be decoded within the time limit (2 s of processor time for a small one, more for larger ones).",
+        seen=seen,
+        remedy="Export the file again, uncompressed; treat one that does it again as hostile.",
+    )
+
+
+def too_much(seen: str) -> OmniFedError:
+    """OF882 with what was seen."""
+    return OmniFedError(
+        "OF882",
+        "A file must be decoded within the memory limit (512 MiB for a small one, more for larger ones).",
+        seen=seen,
+        remedy="Export the file again, uncompressed or as a smaller type; treat an unknown one as hostile.",
+    )
+
+
+def unbelievable(seen: str) -> OmniFedError:
+    """OF883 with what was seen."""
+    return OmniFedError(
+        "OF883",
+        "The process that reads files must start, and answer what it was asked.",
+        seen=seen,
+        remedy="See docs/errors/OF883.md: a file may have taken it over, or the system does not let it start.",
+    )
+
+
+SANDBOX = Sandbox()
+"""The one of this process."""
