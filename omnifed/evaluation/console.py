@@ -42,7 +42,8 @@ def _cells(run: Run, columns: list[str], site: str) -> list[Text]:
     best = run.best_arm({a: r.mean for a, r in rows.items() if r and a != TEACHER})
     cells = []
     for arm, row in rows.items():
-        text = Text(_number(row.mean if row else math.nan), style="bold" if arm == best else "")
+        why = run.withheld(arm, site)
+        text = Text(why or _number(row.mean if row else math.nan), style="bold" if arm == best else "")
         if row and not math.isnan(row.ci_low):
             text.append(f"\n{row.ci_low:.2f}..{row.ci_high:.2f}", style="dim")
         cells.append(text)

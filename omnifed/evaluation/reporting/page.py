@@ -16,6 +16,7 @@ from omnifed.evaluation.reporting.run import CENTRAL, Run
 from omnifed.evaluation.reporting.search import search_context, search_sentences
 from omnifed.evaluation.score import MEAN, METRICS
 from omnifed.evaluation.tables import TEACHER
+from omnifed.privacy.membership import ATTACKS, MOST_FALSE
 
 ARM_TEXT = {
     "local": "each site trains alone; nothing is shared",
@@ -81,6 +82,8 @@ def context(run: Run) -> dict[str, Any]:
         "curves": Markup(figures.curves(run)) if arms else "",
         "losses": Markup(figures.loss_parts(run, run.main_arm)) if run.main_arm else "",
         "teachers": teachers,
+        "attacks": ATTACKS,
+        "most_false": round(100 * MOST_FALSE),
         "matrices": _matrices(run),
         "pictures": _pictures(run, with_teacher),
         "picture_limit": _PICTURE_SITES,
@@ -152,9 +155,9 @@ def _scores_of(run: Run, site: str, arms: list[str]) -> dict[str, Any]:
     labels = list(dict.fromkeys(r.label for r in run.metrics if r.site == site and r.label != MEAN))
     unit = str(run.site_info.get(site, {}).get("unit") or "")
 
-    def rows(label: str) -> list[tuple[str, list[Any]]]:
-        found = [(arm, [run.score(arm, site, label, m) for m in METRICS]) for arm in arms]
-        return [(arm, cells) for arm, cells in found if any(cells)]
+    def rows(label: str) -> list[tuple[str, list[Any], str]]:
+        found = [(a, [run.score(a, site, label, m) for m in METRICS], run.withheld(a, site, label)) for a in arms]
+        return [(arm, cells, why) for arm, cells, why in found if why or any(cells)]
 
     return {
         "site": site,

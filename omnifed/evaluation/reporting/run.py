@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from omnifed.config import Frozen
 from omnifed.errors import OmniFedError
-from omnifed.evaluation.score import MEAN
+from omnifed.evaluation.score import MEAN, SUPPRESSED
 from omnifed.evaluation.tables import (
     TEACHER,
     CaseRow,
@@ -26,6 +26,7 @@ from omnifed.evaluation.tables import (
     read_matrix,
     read_metrics,
 )
+from omnifed.privacy.membership import AUDIT_FILE, Audit
 from omnifed.search.results import ArchitectureResult, WeightResult
 
 CENTRAL = "central"
@@ -67,6 +68,7 @@ class Run:
         sites: ``sites.json``.
         costs: ``costs.json``.
         architecture, weights: what the searches found, from ``search/``.
+        audit: the leak report, from ``privacy-audit.json``.
     """
 
     folder: Path
@@ -80,6 +82,7 @@ class Run:
     costs: dict[str, Any]
     architecture: ArchitectureResult | None = None
     weights: WeightResult | None = None
+    audit: Audit | None = None
 
     @cached_property
     def arms(self) -> tuple[str, ...]:
@@ -108,6 +111,11 @@ class Run:
     def score(self, arm: str, site: str, label: str = MEAN, metric: str = "dice") -> MetricRow | None:
         """One line of ``metrics.csv``, the foreground mean's Dice unless told otherwise."""
         return self.scores.get((arm, site, label, metric))
+
+    def withheld(self, arm: str, site: str, label: str = MEAN) -> str:
+        """Why a site that was tested told no score of a class; empty where it told one, or was not tested."""
+        row = self.scores.get((arm, site, label, SUPPRESSED))
+        return f"suppressed (fewer than {row.mean:g} cases)" if row else ""
 
     def held_out(self, site: str) -> bool:
         """Whether the site never trained."""
@@ -179,11 +187,12 @@ def load_run(folder: Path) -> Run:
         costs=_json(folder / "costs.json", dict),
         architecture=read_result(folder / "search" / "architecture.json", ArchitectureResult),
         weights=read_result(folder / "search" / "weights.json", WeightResult),
+        audit=read_result(folder / AUDIT_FILE, Audit),
     )
 
 
 def read_result(path: Path, kind: type[Result]) -> Result | None:
-    """What a search found; None where it has not ended.
+    """What a search or an audit found; None where it has not ended.
 
     Raises:
         OmniFedError: OF423 if the file is damaged.
