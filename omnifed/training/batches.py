@@ -103,13 +103,19 @@ class Batches:
 
     def batch(self, step: int) -> Batch:
         """The batch of global step ``step``."""
-        rows = self.rows(step)
-        seeds = np.stack(
+        return self._batch(step, self.rows(step))
+
+    def _seeds(self, step: int, rows: np.ndarray) -> np.ndarray:
+        """(B, 2) seeds of each image's augmentation and view."""
+        return np.stack(
             [
                 np.random.SeedSequence([self.spec.seed, step, place, int(row)]).generate_state(2)
                 for place, row in enumerate(rows)
             ]
         )
+
+    def _batch(self, step: int, rows: np.ndarray) -> Batch:
+        seeds = self._seeds(step, rows)
         image = torch.from_numpy(np.asarray(self.prepared.images[rows], np.float32))
         label = torch.from_numpy(np.asarray(self.prepared.masks[rows]))
         teacher = None

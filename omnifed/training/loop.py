@@ -51,6 +51,19 @@ class Source(Protocol):
         """The batch of global step ``step``, a pure function of it."""
 
 
+class Gradients(Protocol):
+    """Another way to make gradients, as :class:`omnifed.privacy.dp.gradients.PatientGradients` does."""
+
+    def attach(self, model: nn.Module, optimiser: torch.optim.Optimizer, /) -> torch.optim.Optimizer:
+        """Called once before the first step; returns the optimiser whose step finishes and takes the gradient."""
+
+    def backward(self, model: nn.Module, objective: Any, batch: Batch, step: int, /) -> dict[str, float]:
+        """Instead of the loss's ``backward``; returns losses by name, ``total`` among them."""
+
+    def detach(self) -> None:
+        """Called once after the last step."""
+
+
 @dataclass(frozen=True)
 class FitResult:
     """What a fit leaves besides the model itself.
@@ -102,6 +115,7 @@ def fit(
     progress: Progress | None = None,
     optimizer_state: Mapping[str, Tensor] | None = None,
     validate: Callable[[nn.Module], float] | None = None,
+    gradients: Gradients | None = None,
 ) -> FitResult:
     """Fits ``model`` in place, on the device it is on; only parameters that require gradients change.
 
@@ -120,6 +134,7 @@ def fit(
         progress: called each step.
         optimizer_state: of the round before.
         validate: Dice of the model, instead of the mean Dice on ``val``.
+        gradients: makes them instead of the loss's ``backward``; ``grad_clip`` then leaves them alone.
 
     Raises:
         OmniFedError: OF401 if the loss or its gradient is no longer finite: the model keeps its last good state.
@@ -134,6 +149,7 @@ def fit(
         checkpoint,
         optimizer_state,
         _dice_on(val, validate),
+        gradients,
     ).run(progress)
 
 
@@ -150,9 +166,10 @@ class _Fit:
         path: Path | None,
         optimizer_state: Mapping[str, Tensor] | None,
         validate: Callable[[nn.Module], float] | None,
+        gradients: Gradients | None,
     ) -> None:
         self.model, self.spec, self.objective, self.batches = model, spec, objective, batches
-        self.path, self.validate = path, validate
+        self.path, self.validate, self.gradients = path, validate, gradients
         self.device = next(model.parameters()).device
         extra = objective if isinstance(objective, nn.Module) else nn.Module()
         extra.to(self.device).train()
@@ -160,7 +177,7 @@ class _Fit:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.parameters |= {f"objective.{name}": p for name, p in extra.named_parameters() if p.requires_grad}
         self.buffers = [*model.buffers(), *extra.buffers()]
-        self.optimiser = adamw(self.parameters, spec)
+        self.optimiser: torch.optim.Optimizer = adamw(self.parameters, spec)
         unpack(optimizer_state or {}, self.optimiser, self.parameters)
         self.course = _Course()
         self.best: dict[str, Tensor] = {}
@@ -192,6 +209,8 @@ class _Fit:
         self.model.to(memory_format=self.precision.memory_format)  # type: ignore[call-overload]
         stopped = False
         try:
+            if self.gradients is not None:
+                self.optimiser = self.gradients.attach(self.model, self.optimiser)
             while self.course.step < self.spec.steps and not stopped:
                 self.model.train()
                 total = self._step(self.spec.first_step + self.course.step)
@@ -203,6 +222,8 @@ class _Fit:
                 if progress is not None:
                     progress(self.course.step, self.spec.steps, f"loss {total:.3f}{self._dice_text()}")
         finally:
+            if self.gradients is not None:
+                self.gradients.detach()
             if self.best and self.spec.validate_every:
                 disk.restore(disk.trained_state(self.model), self.best)
             self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -231,8 +252,18 @@ class _Fit:
         batch = _to(self.batches.batch(step), self.device, self.precision)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.spec, step)
-        before = [buffer.clone() for buffer in self.buffers]
         self.optimiser.zero_grad(set_to_none=True)
+        if self.gradients is None:
+            values = self._backward(batch, step)
+        else:
+            values = self.gradients.backward(self.model, self.objective, batch, step)
+        self.optimiser.step()
+        for name, value in values.items():
+            self.course.sums[name] = self.course.sums.get(name, 0.0) + value
+        return values["total"]
+
+    def _backward(self, batch: Batch, step: int) -> dict[str, float]:
+        before = [buffer.clone() for buffer in self.buffers]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision.dtype == "bf16"):
             loss, parts = self.objective(self.model, batch, step)
         values = {"total": float(loss.detach()), **{name: float(part.detach()) for name, part in parts.items()}}
@@ -242,10 +273,7 @@ class _Fit:
         norm = float(nn.utils.clip_grad_norm_(list(self.parameters.values()), limit))
         if not (math.isfinite(values["total"]) and math.isfinite(norm)):
             self._give_up(step, values, norm, before)
-        self.optimiser.step()
-        for name, value in values.items():
-            self.course.sums[name] = self.course.sums.get(name, 0.0) + value
-        return values["total"]
+        return values
 
     def _give_up(self, step: int, values: Mapping[str, float], norm: float, before: list[Tensor]) -> None:
         with torch.no_grad():

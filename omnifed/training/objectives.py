@@ -67,15 +67,17 @@ class Proximal(nn.Module):
     def forward(self, model: nn.Module, batch: Batch, step: int) -> Loss:
         """Loss of one batch; the added part is named ``proximal``."""
         loss, parts = self.objective(model, batch, step)
+        proximal = self.penalty(model)
+        return (loss, parts) if proximal is None else (loss + proximal, {**parts, "proximal": proximal.detach()})
+
+    def penalty(self, model: nn.Module) -> Tensor | None:
+        """mu / 2 * ||w - w_global||^2, without looking at any image; None where nothing of the model is anchored."""
         apart = [
             (parameter - self.anchor[name].to(parameter.device)).square().sum()
             for name, parameter in model.named_parameters()
             if parameter.requires_grad and name in self.anchor
         ]
-        if not apart:
-            return loss, parts
-        proximal = self.mu / 2 * torch.stack(apart).sum()
-        return loss + proximal, {**parts, "proximal": proximal.detach()}
+        return self.mu / 2 * torch.stack(apart).sum() if apart else None
 
 
 def supervised() -> Supervised:
