@@ -1,0 +1,209 @@
+"""The gradient of DP-SGD, by Opacus: (sum_i g_i min(1, C / ||g_i||) + N(0, sigma^2 C^2)) / (q n), g_i of patient i.
+
+Abadi et al., Deep Learning with Differential Privacy, CCS 2016.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from opacus.grad_sample import GradSampleHooks
+from opacus.optimizers import DPOptimizer
+from opacus.validators import ModuleValidator
+from torch import Tensor, nn
+
+from omnifed.errors import OmniFedError
+from omnifed.privacy.dp.randomness import SecretDraws
+from omnifed.training.batch import Batch
+from omnifed.training.objectives import Proximal, Supervised
+
+
+def conv_gradients(layer: nn.Conv2d, activations: list[Tensor], backprops: Tensor) -> dict[Tensor, Tensor]:
+    """Gradients of a convolution by sample.
+
+    Opacus multiplies all output with all input channels and keeps those of equal groups: for a depthwise convolution
+    as many times too much as it has channels.
+
+    Args:
+        layer: the convolution.
+        activations: its input, (B, in, H, W).
+        backprops: gradient of its output, (B, out, h, w).
+
+    Returns:
+        (B, *shape) for each of its parameters.
+    """
+    image, count, groups = activations[0], len(backprops), layer.groups
+    if layer.kernel_size == (1, 1) and layer.stride == (1, 1):
+        seen = image
+    else:
+        assert not isinstance(layer.padding, str)
+        seen = F.unfold(image, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    seen = seen.reshape(count, groups, seen.shape[1] // groups, -1)
+    back = backprops.reshape(count, groups, backprops.shape[1] // groups, -1)
+    found: dict[Tensor, Tensor] = {layer.weight: (back @ seen.transpose(-1, -2)).reshape(count, *layer.weight.shape)}
+    if layer.bias is not None:
+        found[layer.bias] = backprops.sum((2, 3))
+    return found
+
+
+class PatientHooks(GradSampleHooks):
+    """Opacus's hooks, with :func:`conv_gradients` for convolutions."""
+
+    GRAD_SAMPLERS = {**GradSampleHooks.GRAD_SAMPLERS, nn.Conv2d: conv_gradients}
+
+
+class PatientOptimizer(DPOptimizer):
+    """Opacus's optimiser with noise that nobody can foresee, and with unusable gradients left out.
+
+    Args:
+        optimiser: takes the noisy gradient.
+        draws: where the noise comes from.
+        options: see ``DPOptimizer``.
+    """
+
+    def __init__(self, optimiser: torch.optim.Optimizer, draws: SecretDraws, **options: Any) -> None:
+        super().__init__(optimiser, **options)
+        self.draws, self.at = draws, 0
+
+    def clip_and_accumulate(self) -> None:
+        """Adds the clipped gradients of a batch to ``summed_grad``; one with a NaN or an infinity counts as zero."""
+        norms = torch.stack([p.grad_sample.flatten(1).norm(dim=1) for p in self.params])
+        broken = ~torch.isfinite(norms).all(0)
+        if broken.any():
+            for parameter in self.params:
+                parameter.grad_sample[broken] = 0
+        super().clip_and_accumulate()
+
+    def add_noise(self) -> None:
+        """Gradient = sum + noise, added in float64: rounded once, after the noise."""
+        std = self.noise_multiplier * self.max_grad_norm
+        noise = self.draws.normal(self.at, sum(p.numel() for p in self.params)).mul_(std)
+        for parameter, part in zip(self.params, noise.split([p.numel() for p in self.params]), strict=True):
+            total = parameter.summed_grad.double() + part.view_as(parameter).to(parameter.device)
+            parameter.grad = total.to(parameter.dtype)
+
+
+class PatientGradients:
+    """Makes the training loop's gradients under differential privacy (:class:`omnifed.training.loop.Gradients`).
+
+    Args:
+        draws: of this release.
+        sigma: noise multiplier.
+        clip: L2 norm to which a patient's gradient is shortened.
+        expected: patients that a step takes on average, q n.
+        chunk: patients whose gradients are in memory at a time.
+    """
+
+    def __init__(self, draws: SecretDraws, *, sigma: float, clip: float, expected: float, chunk: int) -> None:
+        self.draws, self.sigma, self.clip, self.expected, self.chunk = draws, sigma, clip, expected, chunk
+        self._hooks: PatientHooks | None = None
+        self._optimiser: PatientOptimizer | None = None
+
+    def attach(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> PatientOptimizer:
+        """Hooks the network, and wraps the optimiser.
+
+        Raises:
+            OmniFedError: OF850 for a network that mixes patients.
+        """
+        check_network(model)
+        self._hooks = PatientHooks(model, loss_reduction="sum")
+        self._optimiser = PatientOptimizer(
+            optimiser,
+            self.draws,
+            noise_multiplier=self.sigma,
+            max_grad_norm=self.clip,
+            expected_batch_size=self.expected,
+        )
+        return self._optimiser
+
+    def detach(self) -> None:
+        """Takes the hooks off the network."""
+        if self._hooks is not None:
+            self._hooks.remove_hooks()
+            self._hooks.del_grad_sample()
+            self._hooks = None
+
+    def backward(self, model: nn.Module, objective: object, batch: Batch, step: int) -> dict[str, float]:
+        """Leaves the patients' gradients for the optimiser's step, which clips, sums and noises them.
+
+        Args:
+            model: the network given to :meth:`attach`.
+            objective: supervised, with or without FedProx's term; that knows no patient, and is added after the noise.
+            batch: one slice a patient; may be empty.
+            step: global step.
+
+        Returns:
+            The mean loss of the patients, which is not private: it stays at the site.
+        """
+        optimiser = self._optimiser
+        assert optimiser is not None
+        optimiser.at = step
+        optimiser.attach_step_hook(lambda _: _add_penalty(objective, model))
+        supervised = objective.objective if isinstance(objective, Proximal) else objective
+        assert isinstance(supervised, Supervised)
+        total, count = 0.0, len(batch.image)
+        for first in range(0, count, self.chunk):
+            if first:
+                _sum_up(optimiser)
+            losses = _losses(supervised, model, batch, slice(first, first + self.chunk))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Full backward hook")  # of the first layer: an image has no gradient
+                losses.sum().backward()
+            total += float(losses.detach().sum())
+        if not count:
+            for parameter in optimiser.params:
+                parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
+        return {"total": total / max(count, 1)}
+
+
+def check_network(model: nn.Module) -> None:
+    """Refuses a network in which one patient's image changes another one's gradient.
+
+    Raises:
+        OmniFedError: OF850 with the layer.
+    """
+    errors = ModuleValidator.validate(model, strict=False)
+    buffers = [name for name, _ in model.named_buffers()]
+    if errors or buffers:
+        raise OmniFedError(
+            "OF850",
+            "Differential privacy needs a network without batch statistics: norm = group.",
+            seen="; ".join(str(error) for error in errors) or f"buffers {', '.join(buffers[:3])}",
+            remedy="Set norm = group in the student, or leave dp out.",
+        )
+
+
+def _losses(objective: Supervised, model: nn.Module, batch: Batch, rows: slice) -> Tensor:
+    """(b,) loss of each patient by himself: Dice and cross entropy of a batch would mix them."""
+    logits = model(batch.image[rows]).logits
+    parts = [
+        Batch(
+            batch.image[at : at + 1],
+            batch.label[at : at + 1],
+            batch.has_label[at : at + 1],
+            batch.present,
+            batch.index[at : at + 1],
+        )
+        for at in range(rows.start, rows.start + len(logits))
+    ]
+    return torch.stack([objective.of_logits(one[None], part)[0] for one, part in zip(logits, parts, strict=True)])
+
+
+def _sum_up(optimiser: PatientOptimizer) -> None:
+    optimiser.clip_and_accumulate()
+    for parameter in optimiser.params:
+        parameter.grad_sample = None
+
+
+def _add_penalty(objective: object, model: nn.Module) -> None:
+    penalty = objective.penalty(model) if isinstance(objective, Proximal) else None
+    if penalty is None:
+        return
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    extras = torch.autograd.grad(penalty, parameters, allow_unused=True)
+    for parameter, extra in zip(parameters, extras, strict=True):
+        if parameter.grad is not None and extra is not None:
+            parameter.grad += extra
