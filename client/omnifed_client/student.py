@@ -63,6 +63,7 @@ def fit_round(
     store: SiteStore,
     lesson: Lesson | None,
     progress: Progress | None = None,
+    epsilon_limit: float | None = None,
 ) -> tuple[FitReply, State]:
     """Trains the student for one round from the site's own last state with the global part overlaid.
 
@@ -73,26 +74,45 @@ def fit_round(
         store: where the site's state of the last round lies and this one's goes.
         lesson: the teacher's cache, where the task distils.
         progress: told about steps.
+        epsilon_limit: of the site's policy, for its patients in all campaigns together.
 
     Returns:
         The reply without its seconds, which are filled in by the caller, and the state to upload, as it travels.
+
+    Raises:
+        OmniFedError: OF850 to OF855 if differential privacy is asked for and cannot be kept.
     """
+    if task.privacy.dp:
+        from omnifed_client import private_training
+
+        private_training.check(task, data)
     begun = _begin(task, arrived(task, state, store), data, store)
     kd, objective = _objective(task, begun, lesson)
     optimizer = strip_prefix("optimizer", begun.own)
     checkpoint = store.fit_checkpoint(task.arm, task.round)
+    release = None
+    if task.privacy.dp:
+        meta = begun.meta if begun.own else None
+        release = private_training.open_release(
+            task, begun.model, to_tensors(optimizer), meta, data, store, epsilon_limit
+        )
     result = fit(
         begun.model,
         data.train,
         data.val,
-        task.train,
+        release.spec if release else task.train,
         objective,
-        batches=batches(data.train, task.train, lesson if task.distill else None),
+        batches=release.batches if release else batches(data.train, task.train, lesson if task.distill else None),
         checkpoint=checkpoint,
         progress=progress,
         optimizer_state=to_tensors(optimizer) if optimizer else None,
+        gradients=release.gradients if release else None,
     )
     reply, sent = _finish(task, begun, kd, result, data, store)
+    if release:
+        # The training loss looks at patients without noise.
+        reply = reply.model_copy(update={"n": release.patients, "loss": {}})
+        release.key.unlink(missing_ok=True)
     checkpoint.unlink(missing_ok=True)
     return reply, sent
 
@@ -147,6 +167,7 @@ def _finish(
         "adopted_dice": gate.dice,
         "previous_adopted_round": begun.before,
         "scales": scales,
+        "dp": task.privacy.dp is not None,
     }
     store.save_round(task.arm, task.round, kept, head)
     reply = FitReply(
