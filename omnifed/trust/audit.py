@@ -266,12 +266,8 @@ class AuditLog:
 
 def own_keys(identity: SiteIdentity) -> set[str]:
     """Public keys (hex) that are or were this site's: what it has signed before it rotated them stays true."""
-    keys = {identity.key.public}
-    try:
-        member = identity.roster().member(identity.site)
-    except OmniFedError:
-        return keys  # an expired roster says nothing, and takes no log away
-    return keys | {term.sign for term in member.terms} if member else keys
+    member = identity.held().member(identity.site)
+    return {identity.key.public, *(term.sign for term in (member.terms if member else ()))}
 
 
 def _read(line: bytes, number: int) -> Entry:
