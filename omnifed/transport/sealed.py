@@ -203,10 +203,7 @@ class SiteSeal:
             self.audit.add("received", kind=kind, round=round_, job=job, envelope=digest(signed))
 
     def _accept(self, signed: Signed) -> None:
-        try:
-            held = self.identity.roster().version
-        except OmniFedError:
-            held = 0  # it has expired: a new one is what is needed
+        held = self.identity.held().version
         version = self.identity.accept(signed).version
         if version > held:
             self.audit.add("roster", version=version)
