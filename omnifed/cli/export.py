@@ -111,6 +111,7 @@ def _publish(source: Source, output: Path, settings: ExportSettings) -> tuple[Pu
 def _show(published: Published, output: Path, plot: str) -> None:
     from omnifed.devices.measurement import ENGINES, MOST_VARIATION
     from omnifed.export.publish import FIGURES, MODEL
+    from omnifed.trust.manifest import manifest_path
 
     out = Console(highlight=False, soft_wrap=True)
     out.print(f"{published.machine}; {published.threads} thread(s)", style="bold", markup=False)
@@ -142,4 +143,7 @@ def _show(published: Published, output: Path, plot: str) -> None:
         f"fp32 {published.max_delta:.2g}, sha256 {published.sha256}",
         markup=False,
     )
+    signed = manifest_path(output / MODEL)
+    if signed.exists():
+        out.print(f"signed: {signed.name}; whoever gets the model checks it with omnifed verify", markup=False)
     out.print(f"figures: {FIGURES}, {plot}; {published.card.notice}", markup=False)

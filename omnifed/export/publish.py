@@ -30,12 +30,14 @@ from omnifed.export.onnx import TOLERANCE, Batch, Parity, serialise
 from omnifed.export.quantise import CALIBRATIONS, evenly, quantise
 from omnifed.export.seal import sealed
 from omnifed.export.session import Session, read_card
+from omnifed.export.signed import write_model
 from omnifed.export.source import Source
 from omnifed.export.wire import metadata
-from omnifed.files import not_written, write_atomic, write_json
+from omnifed.files import not_written, write_json
 from omnifed.models.registry import build_student
 from omnifed.models.student import Student
 from omnifed.models.weights import load_state
+from omnifed.trust.identity import SiteIdentity
 
 MODEL, FIGURES, PLOT = "model.onnx", "model.json", "export.svg"
 TRIAL_IMAGES = 16
@@ -110,7 +112,8 @@ def publish(
 
     Args:
         source: the student and its site.
-        target: folder of ``model.onnx``, ``model.json`` and, where matplotlib is installed, ``export.svg``.
+        target: folder of ``model.onnx``, ``model.json``, ``model.onnx.manifest.json`` where the site has an identity,
+            and ``export.svg`` where matplotlib is installed.
         settings: what is asked for.
         timing: how a model is timed, see :func:`omnifed.export.choose.measure`.
         progress: told what is done next.
@@ -118,9 +121,10 @@ def publish(
     Raises:
         OmniFedError: OF609 if the named precision loses more than allowed, OF613 if the target holds a model already,
             OF614 if the weights do not fit the student and the site, OF534 without an image, OF601 beyond the
-            tolerance; OF103, OF606, OF608, OF702. Nothing is written then.
+            tolerance; OF103, OF606, OF608, OF702; OF801 or OF802 for the site's identity. Nothing is written then.
     """
     wanted = variants(settings.precision, settings.engine)
+    signer = SiteIdentity.load(source.identity) if source.identity else None
     with _writable(target, settings.overwrite), tempfile.TemporaryDirectory() as spare:
         progress("images")
         data = prepare(source.site, _cache(source, Path(spare)), image_size=source.image_size)
@@ -134,7 +138,7 @@ def publish(
         rows = measure(models, fp32, cases.scored, threads=settings.threads, timing=timing, progress=progress)
         row = _chosen(rows, settings, parity)
         published = _published(models[row.variant], row, rows, settings, parity, cases)
-        write_atomic(target / MODEL, models[row.variant])
+        write_model(target / MODEL, models[row.variant], signer, source.origin)
         write_json(target / FIGURES, json.loads(published.model_dump_json()))
     return published
 

@@ -6,14 +6,12 @@ Read by the files' documented formats: nothing of the client or the simulation i
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from omnifed.data.site import SITE_TOML
 from omnifed.data.site_folder import Site, load_site
@@ -24,7 +22,8 @@ from omnifed.export.wire import metadata
 from omnifed.models.slices import covering
 from omnifed.models.spec import StudentSpec
 from omnifed.search.results import ArchitectureResult
-from omnifed.states import State, read_state, strip_prefix
+from omnifed.states import State, read_arrays, read_state, strip_prefix
+from omnifed.trust.manifest import Origin, origin_of
 
 CENTRAL = "central"
 """The arm of a simulation that trains one student for all sites."""
@@ -40,6 +39,8 @@ class Source:
         site: the folder of the site that it serves.
         image_size: as it was trained; None for the site's own.
         cache: where the site's prepared images lie already; None for a checkpoint.
+        identity: folder of the site's identity, which signs; None where it has joined no federation.
+        origin: which training it is from.
     """
 
     state: State
@@ -47,6 +48,8 @@ class Source:
     site: Site
     image_size: tuple[int, int] | None = None
     cache: Path | None = None
+    identity: Path | None = None
+    origin: Origin = field(default_factory=Origin)
 
 
 def find_source(path: Path, *, data: Path | None = None, site: str = "", arm: str = "", student: str = "") -> Source:
@@ -113,7 +116,16 @@ def _state_folder(state: Path, data: Path | None, arm: str, student: str) -> Sou
     _need(student=spec, data=data)
     assert spec is not None
     assert data is not None
-    return Source(_weights(path), spec, load_site(data), card.image_size if card else None, state / "prepared")
+    identity = state / "identity"
+    return Source(
+        _weights(path),
+        spec,
+        load_site(data),
+        card.image_size if card else None,
+        state / "prepared",
+        identity if (identity / "kit.json").is_file() else None,
+        origin_of(path.parent),
+    )
 
 
 def _arms(state: Path) -> dict[str, Path]:
@@ -161,13 +173,7 @@ def _one(found: dict[tuple[str, str], Path], arm: str, site: str) -> tuple[tuple
 
 def _weights(path: Path) -> State:
     """Weights of a file of the framework, or of plain safetensors."""
-    try:
-        state, _ = read_state(path)
-    except OmniFedError as error:
-        try:
-            state = load_file(path)
-        except (OSError, SafetensorError, TypeError, ValueError, KeyError):
-            raise error from None
+    state, _ = read_arrays(path)
     return strip_prefix("model", state) or {key: np.asarray(value) for key, value in state.items()}
 
 
