@@ -34,6 +34,33 @@ def check_promises(
     """
     if aggregation.mode == "private":
         _check_private(aggregation, sites=sites, wire=wire, searches=searches)
+    if dp is not None:
+        check_dp(student=student, arms=arms, searches=searches)
+
+
+def check_dp(*, student: StudentSpec, arms: Collection[str], searches: bool) -> None:
+    """Refuses what would void differential privacy of the patients.
+
+    Args:
+        student: what is trained.
+        arms: methods of the campaign.
+        searches: whether networks or OmniKD's weights are searched for before.
+
+    Raises:
+        ValueError: with the rule and why.
+    """
+    if student.norm != "group":
+        raise ValueError(
+            "dp shortens the gradient of each patient by itself, and batch norm mixes patients: norm = group in the "
+            "student, without branches"
+        )
+    if "omnikd" in arms:
+        raise ValueError(
+            "dp ends where a student learns from a teacher that was fine-tuned on the same patients without it: leave "
+            "omnikd out of arms, for example arms = fedbn"
+        )
+    if searches:
+        raise ValueError("a search trains on patients without dp and sends their scores: search without dp, before")
 
 
 def _check_private(aggregation: AggregationSpec, *, sites: int, wire: str, searches: bool) -> None:

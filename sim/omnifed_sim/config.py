@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from omnifed.config import Frozen
 from omnifed.federation.wire import Wire
 from omnifed.models.spec import StudentSpec
+from omnifed.privacy.rules import check_dp
 from omnifed.privacy.spec import AggregationSpec, DPSpec
 from omnifed.search.spec import ArchitectureSpec, WeightSpec
 from omnifed.teachers.spec import TeacherSpec
@@ -53,7 +54,7 @@ class SimConfig(Frozen):
         deadline_s: seconds a site may take for a task (virtual ones where sites are emulated); 0 waits.
         wire: how weights travel, both ways: ``fp32``, ``bf16`` (half the bytes) or ``int8-delta`` (a quarter).
         aggregation: how updates are combined: a table, or the mode alone.
-        dp: differential privacy of the sites' patients; none by default.
+        dp: differential privacy of the sites' patients, in every arm but ``central``; none by default.
         emulate: TOML file of site speeds, bandwidths and drop-outs.
         backend: ``inprocess``, or ``ray`` for several processes or machines.
         seed: everything derives from it.
@@ -120,6 +121,12 @@ class SimConfig(Frozen):
     def _split_needs_data(self) -> SimConfig:
         if self.split and not self.data:
             raise ValueError("split cuts a real site: give data as well")
+        return self
+
+    @model_validator(mode="after")
+    def _private(self) -> SimConfig:
+        if self.dp:
+            check_dp(student=self.student, arms=self.arms, searches=bool(self.search))
         return self
 
     @property

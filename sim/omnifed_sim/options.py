@@ -71,6 +71,8 @@ def settings(file: Path | None, given: dict[str, Any]) -> Any:
             given[name] = {**values.get(name, {}), **given[name]}
     if "deadline" in given:
         given["deadline_s"] = given.pop("deadline")
+    if "epsilon" in given:
+        given["dp"] = {**(values.get("dp") or {}), "epsilon": given.pop("epsilon")}
     config = parse(SimConfig, {**values, **given}, "the options")
     if "architecture" in config.search:
         check_devices(config.architecture)

@@ -10,6 +10,7 @@ from omnifed.errors import OmniFedError
 from omnifed.events import EventLog
 from omnifed.federation.tasks import HelloReply
 from omnifed.models.spec import StudentSpec
+from omnifed.privacy.spec import DPSpec
 from omnifed_sim.campaign import layers_apart
 from omnifed_sim.config import SimConfig
 from omnifed_sim.options import settings
@@ -89,3 +90,19 @@ def test_a_line_cut_off_by_a_crash_is_dropped_from_the_events(tmp_path: Path) ->
     lines = path.read_text().splitlines()
     assert len(lines) == 2
     assert '"arm": "b"' in lines[1]
+
+
+def test_epsilon_asks_for_differential_privacy_and_for_what_it_needs(tmp_path: Path) -> None:
+    private = {"arms": ("fedbn",), "student": "omnisegnet:compact,norm=group", "epsilon": 3.0}
+    assert settings(None, private).dp == DPSpec(epsilon=3.0)
+    file = tmp_path / "sim.toml"
+    file.write_text("arms = ['fedbn']\n[student]\nnorm = 'group'\n[dp]\nclip = 0.5\n")
+    assert settings(file, {"epsilon": 2.0}).dp == DPSpec(epsilon=2.0, clip=0.5)
+    for changes in (
+        {"arms": ("omnikd",)},
+        {"student": "omnisegnet:compact"},
+        {"search": ("architecture",)},
+        {"epsilon": 0.0},
+    ):
+        with pytest.raises(OmniFedError, match="OF102"):
+            settings(None, {**private, **changes})
