@@ -36,6 +36,14 @@ def predict(
         Literal["auto", "resize", "window"],
         typer.Option(help="Resize the image to the network's size, or slide a window over it; auto: as trained."),
     ] = "auto",
+    require_signed: Annotated[
+        Path | None,
+        typer.Option(
+            help="Refuse a model that no member of this federation has signed: a kit, or a site's identity folder.",
+            metavar="KIT",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace predictions that exist.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -49,10 +57,11 @@ def predict(
     Examples: `omnifed predict model.onnx --input series/ --output out/`,
     `omnifed predict model.onnx --input ct.nii.gz --output liver.nii.gz --overlay none`
     """
-    from omnifed.export.session import load
+    from omnifed.export.session import Session, read_model
     from omnifed.predict.run import predict_all
 
-    session = load(model, threads=threads, engine=engine)
+    content = _read_signed(model, require_signed) if require_signed else read_model(model)
+    session = Session(content, threads=threads, engine=engine)
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}", markup=False),
@@ -77,6 +86,16 @@ def predict(
         typer.echo(json.dumps(report.as_json(), indent=1, allow_nan=False))
     _tell(report, session.warnings, quiet=as_json)
     raise typer.Exit(EXIT_ERROR if report.failed else 0)
+
+
+def _read_signed(model: Path, kit: Path) -> bytes:
+    """The model's bytes, once a signature vouches for them: nothing of an unsigned file is parsed."""
+    from omnifed.trust.anchor import find_anchor
+    from omnifed.trust.verification import read_verified
+
+    anchor = find_anchor(kit=kit)
+    assert anchor is not None
+    return read_verified(model, anchor)
 
 
 def _tell(report: Report, warnings: tuple[str, ...], *, quiet: bool) -> None:
