@@ -14,6 +14,7 @@ from omnifed.files import write_atomic
 from omnifed.trust import enrolment
 from omnifed.trust.expiry import warnings_of_site
 from omnifed.trust.identity import Kit, open_kit
+from omnifed.trust.policy import FILE, first_policy
 from omnifed.trust.signing import Signed, fingerprint
 from omnifed_client.config import load_client
 
@@ -73,6 +74,8 @@ def join(
         confirm("Has the coordinator read this fingerprint to you?", yes)
     identity = enrolment.join(folder, signed)
     console.print(f"{identity.site} has joined {opened.federation}, until {opened.expires:%Y-%m-%d}.", style="green")
+    if first_policy(folder, identity.key):
+        console.print(f"Review {folder / FILE}: omnifed-client policy show --site {identity.site}", style="green")
     for line in warnings_of_site(identity):
         console.print(line, style="yellow")
 
