@@ -20,18 +20,22 @@ from omnifed.federation.tasks import (
     EvaluateTask,
     ExportTask,
     FailedReply,
+    FitReply,
     FitTask,
     HelloReply,
     HelloTask,
+    PrivateTask,
     Reply,
     Task,
     TeachTask,
     TrialTask,
+    UnmaskTask,
 )
 from omnifed.models.base import partition
 from omnifed.states import State
 from omnifed.teachers.base import Progress
-from omnifed_client import benching, exporting, student, teaching, trials
+from omnifed.trust.identity import SiteIdentity
+from omnifed_client import benching, exporting, secure, student, teaching, trials
 from omnifed_client.store import SiteStore
 
 log = logging.getLogger("omnifed.client")
@@ -45,13 +49,23 @@ class SiteExecutor:
         folder: state of the site on disk.
         checkpoints: folder of large teacher checkpoints at the site.
         progress: told about steps of long work.
+        identity: of the site; private rounds need it.
+        epsilon_limit: of the site's policy: what its patients may spend in all campaigns together.
     """
 
     def __init__(
-        self, data: SiteData, folder: Path, *, checkpoints: Path | None = None, progress: Progress | None = None
+        self,
+        data: SiteData,
+        folder: Path,
+        *,
+        checkpoints: Path | None = None,
+        progress: Progress | None = None,
+        identity: SiteIdentity | None = None,
+        epsilon_limit: float | None = None,
     ) -> None:
         self.data, self.store = data, SiteStore(folder)
-        self.checkpoints, self.progress = checkpoints, progress
+        self.checkpoints, self.progress, self.identity = checkpoints, progress, identity
+        self.epsilon_limit = epsilon_limit
 
     def execute(self, task: Task, state: State) -> tuple[Reply, State]:
         """Does one task. Never raises for what a site can cause: a failure is a reply with number and rule alone.
@@ -73,6 +87,8 @@ class SiteExecutor:
             reply = reply.model_copy(update={"seconds": time.perf_counter() - started})
             if not isinstance(task, HelloTask):
                 store.finish(task, reply, upload)
+            if isinstance(task, UnmaskTask):
+                secure.finished(task, store)
             return reply, upload
         except OmniFedError as error:
             log.error("task %s failed: %s", task.id, error)
@@ -100,16 +116,27 @@ class SiteExecutor:
         if isinstance(task, TeachTask):
             return teaching.teach(task, self.data, store, self.checkpoints, self.progress), {}
         if isinstance(task, FitTask):
-            lesson = teaching.lesson_of(task.teacher, store)
-            return student.fit_round(task, state, self.data, store, lesson, self.progress)
+            fitted = self._fit(task, state, store)
+            exporting.note_origin(task, store)
+            return fitted
+        if isinstance(task, PrivateTask):
+            return secure.answer(task, store, self.identity)
         if isinstance(task, ExportTask):
-            return exporting.export(task, self.data, store), {}
+            return exporting.export(task, self.data, store, self.identity), {}
         if isinstance(task, TrialTask):
             lesson = teaching.lesson_of(task.teacher, store)
             return trials.run_trial(task, state, self.data, store, lesson, self.progress), {}
         if isinstance(task, BenchTask):
             return benching.measure(task, self.data, store, self.progress), {}
         return self._evaluate(task, state, store), {}
+
+    def _fit(self, task: FitTask, state: State, store: SiteStore) -> tuple[FitReply, State]:
+        def train() -> tuple[FitReply, State]:
+            lesson = teaching.lesson_of(task.teacher, store)
+            return student.fit_round(task, state, self.data, store, lesson, self.progress, self.epsilon_limit)
+
+        private = task.privacy.mode == "private"
+        return secure.fit(task, state, store, self.identity, train) if private else train()
 
     def _hello(self, task: HelloTask) -> HelloReply:
         config, data = self.data.config, self.data
