@@ -14,6 +14,10 @@ from omnifed.errors import OmniFedError
 from omnifed.federation.tasks import REPLY, Reply, Task
 from omnifed.states import State
 from omnifed.transport.apps import client_app
+from omnifed.transport.sealed import SiteSeal
+from omnifed.trust.audit import AuditLog
+from omnifed_client.config import ClientConfig
+from omnifed_client.guarded import identity_of
 
 WORKER = "OMNIFED_WORKER"
 """Environment variable: socket of the worker."""
@@ -67,4 +71,12 @@ class WorkerExecutor:
                 time.sleep(0.5)
 
 
-app = client_app(lambda site: WorkerExecutor(Path(os.environ[WORKER])))
+def _guard() -> SiteSeal | None:
+    """Checks and signs where the site has an identity; its supervisor keeps the configuration beside the socket."""
+    file = Path(os.environ[WORKER]).with_name("config.json")
+    config = ClientConfig.model_validate_json(file.read_bytes())
+    identity = identity_of(config)
+    return SiteSeal(identity, AuditLog.of(config.state, identity)) if identity else None
+
+
+app = client_app(lambda site: WorkerExecutor(Path(os.environ[WORKER])), lambda site: _guard())

@@ -29,6 +29,7 @@ from omnifed.federation.tasks import TASK, FailedReply, HelloTask, Reply, Task
 from omnifed.files import write_json
 from omnifed.states import State
 from omnifed_client.config import ClientConfig
+from omnifed_client.guarded import guarded, identity_of, policy_of
 from omnifed_client.status import Status, turn
 from omnifed_client.store import SiteStore
 
@@ -157,14 +158,23 @@ class Worker:
     def _execute(self, task: Task, state: State) -> tuple[Reply, State]:
         from omnifed_client.executor import SiteExecutor
 
-        checkpoints = Path(self.config.checkpoints) if self.config.checkpoints else None
+        config = self.config
         try:
-            data = site_data(self.config)
-            executor = SiteExecutor(data, self.config.state, checkpoints=checkpoints, progress=self.status.progress)
+            # Both read anew for each task: keys are rotated and policies signed while a client runs.
+            identity = identity_of(config)
+            policy = policy_of(config, identity)
+            executor = SiteExecutor(
+                site_data(config),
+                config.state,
+                checkpoints=Path(config.checkpoints) if config.checkpoints else None,
+                progress=self.status.progress,
+                identity=identity,
+                epsilon_limit=(policy.epsilon or None) if policy else None,
+            )
+            return guarded(config, executor, policy, identity).execute(task, state)
         except OmniFedError as error:
             print(error, flush=True)
-            return FailedReply(id=task.id, site=self.config.site, code=error.code, rule=error.rule), {}
-        return executor.execute(task, state)
+            return FailedReply(id=task.id, site=config.site, code=error.code, rule=error.rule), {}
 
 
 def _answer(connection: Connection, reply: Reply, state: State) -> None:

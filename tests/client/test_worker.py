@@ -55,7 +55,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ClientConfig:
         'name = "here"\nmodality = "other"\nimage_size = [32, 32]\nlabels = {0 = "background", 1 = "line"}\n'
         'normalisation = {kind = "percentile"}\n'
     )
-    return ClientConfig(site="here", data=data, state=folder / "state")
+    return ClientConfig(site="here", data=data, state=folder / "state", insecure=True)
 
 
 @pytest.fixture(scope="module")
