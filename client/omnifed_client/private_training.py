@@ -17,9 +17,9 @@ from omnifed.errors import OmniFedError
 from omnifed.federation.tasks import FitTask
 from omnifed.files import write_atomic
 from omnifed.models.student import Student
-from omnifed.privacy.dp.accounting import Cost, epsilon, noise_multiplier
+from omnifed.privacy.dp.accounting import epsilon, noise_multiplier
 from omnifed.privacy.dp.gradients import PatientGradients, check_network
-from omnifed.privacy.dp.ledger import Ledger, Release
+from omnifed.privacy.dp.ledger import FOLDER, Cost, Ledger, Release
 from omnifed.privacy.dp.randomness import KEY_BYTES, SecretDraws
 from omnifed.privacy.dp.sampling import PatientBatches, labelled_patients, sampling_rate
 from omnifed.privacy.spec import DPSpec
@@ -28,8 +28,6 @@ from omnifed.training.spec import TrainSpec
 from omnifed.trust import vault
 from omnifed_client.store import SiteStore
 
-FOLDER = "privacy"
-"""Of the ledger, in a site's state folder: one for all campaigns."""
 LARGEST_DELTA = 0.1
 """Delta must be well below 1 / n, or the promise allows to give patients away now and then; below nine it is not."""
 _PURPOSE = "dp release"
@@ -128,11 +126,6 @@ def open_release(
     return OpenRelease(spec, PatientBatches(data.train, spec, draws), gradients, len(patients), file)
 
 
-def spent(releases: tuple[Release, ...], delta: float) -> float:
-    """Epsilon of releases together, at ``delta``; 0 of none."""
-    return epsilon((Cost(sigma=r.sigma, rate=r.rate, steps=r.steps) for r in releases), delta)
-
-
 def _begun(file: Path, mark: str, ledger: Ledger, store: SiteStore) -> tuple[Release, bytes] | None:
     """The release that this very round began before, if it did and its key is still there."""
     try:
@@ -183,13 +176,12 @@ def _book(
 
 
 def _afford(before: tuple[Release, ...], new: Cost, delta: float, limit: float, what: str) -> None:
-    costs = [Cost(sigma=r.sigma, rate=r.rate, steps=r.steps) for r in before]
-    after = epsilon([*costs, new], delta)
+    after = epsilon([*before, new], delta)
     if after > limit:
         raise OmniFedError(
             "OF852",
             "A site trains no further when its patients' privacy budget is spent.",
-            seen=f"{what}: epsilon {epsilon(costs, delta):.3f} of {limit:g} is spent, with this round {after:.3f}",
+            seen=f"{what}: epsilon {epsilon(before, delta):.3f} of {limit:g} is spent, with this round {after:.3f}",
             remedy="The last round's model stays. `omnifed-client epsilon` says what was spent on what.",
         )
 

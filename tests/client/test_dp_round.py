@@ -15,14 +15,13 @@ from omnifed.data.prepare import SiteData
 from omnifed.distill.spec import DistillSpec
 from omnifed.federation.tasks import FailedReply, FitReply, FitTask
 from omnifed.models.spec import StudentSpec
-from omnifed.privacy.dp.ledger import Ledger
+from omnifed.privacy.dp.accounting import epsilon
+from omnifed.privacy.dp.ledger import FOLDER, Ledger
 from omnifed.privacy.spec import DPSpec, PrivacySpec
 from omnifed.states import State
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
-from omnifed_client import private_training
 from omnifed_client.executor import SiteExecutor
-from omnifed_client.private_training import spent
 
 STUDENT = StudentSpec(alpha=0.6, beta=0.5, stem_stride=2, norm="group")
 TRAIN = TrainSpec(steps=2, total_steps=6, batch_size=12, lr=1e-3, precision="fp32", seed=3)
@@ -55,7 +54,7 @@ def refused(site: SiteExecutor, task: FitTask) -> str:
 
 
 def ledger_of(site: SiteExecutor) -> Ledger:
-    return Ledger(site.store.folder / private_training.FOLDER)
+    return Ledger(site.store.folder / FOLDER)
 
 
 def test_an_arm_trains_all_its_rounds_and_not_one_more(data: SiteData, tmp_path: Path) -> None:
@@ -71,7 +70,7 @@ def test_an_arm_trains_all_its_rounds_and_not_one_more(data: SiteData, tmp_path:
         (2, 2, 12, 1.0),
     ]
     assert len({r.sigma for r in releases}) == 1
-    assert 3.98 <= spent(releases, 12**-1.1) <= 4.0
+    assert 3.98 <= epsilon(releases, 12**-1.1) <= 4.0
     assert refused(site, fit_task(3)) == "OF852"
     assert not list(tmp_path.rglob("*.release"))
 
@@ -146,10 +145,10 @@ def test_all_campaigns_together_stay_below_the_policy(data: SiteData, tmp_path: 
     trained(site, fit_task(train=short, campaign="two", dp=DPSpec(epsilon=1.0)))
     both = ledger_of(site).releases
     assert [r.campaign for r in both] == ["one", "two"]
-    assert 4.0 < spent(both, 12**-1.1) <= 5.0
+    assert 4.0 < epsilon(both, 12**-1.1) <= 5.0
     strict = SiteExecutor(data, tmp_path / "strict", epsilon_limit=1.0)
     trained(strict, fit_task(train=short))
-    assert 0.98 <= spent(ledger_of(strict).releases, 12**-1.1) <= 1.0
+    assert 0.98 <= epsilon(ledger_of(strict).releases, 12**-1.1) <= 1.0
 
 
 def test_without_a_policy_campaigns_count_by_themselves(data: SiteData, tmp_path: Path) -> None:
@@ -157,7 +156,7 @@ def test_without_a_policy_campaigns_count_by_themselves(data: SiteData, tmp_path
     site = SiteExecutor(data, tmp_path)
     for campaign in ("one", "two"):
         trained(site, fit_task(train=short, campaign=campaign))
-    assert spent(ledger_of(site).releases, 12**-1.1) > 4.0
+    assert epsilon(ledger_of(site).releases, 12**-1.1) > 4.0
 
 
 @pytest.mark.parametrize(

@@ -13,27 +13,12 @@ from contextlib import contextmanager
 import numpy as np
 from opacus.accountants import PRVAccountant, RDPAccountant
 from opacus.accountants.utils import get_noise_multiplier
-from pydantic import Field
 
-from omnifed.config import Frozen
 from omnifed.errors import OmniFedError
+from omnifed.privacy.dp.ledger import Cost
 
 PRV_ERROR = 0.01
 """By which the PRV accountant's upper bound may exceed the true epsilon, and its lower one stay below: its default."""
-
-
-class Cost(Frozen):
-    """Steps of DP-SGD that were alike.
-
-    Attributes:
-        sigma: noise multiplier.
-        rate: probability with which a step takes a patient.
-        steps: their number.
-    """
-
-    sigma: float = Field(gt=0)
-    rate: float = Field(gt=0, le=1)
-    steps: int = Field(ge=1)
 
 
 def epsilon(costs: Iterable[Cost], delta: float) -> float:

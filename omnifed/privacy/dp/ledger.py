@@ -19,10 +19,25 @@ from omnifed.config import Frozen
 from omnifed.errors import OmniFedError
 from omnifed.files import write_json
 
-FILE = "ledger.json"
+FOLDER, FILE = "privacy", "ledger.json"
+"""In a site's state folder: one for all campaigns."""
 
 
-class Release(Frozen):
+class Cost(Frozen):
+    """Steps of DP-SGD that were alike.
+
+    Attributes:
+        sigma: noise multiplier.
+        rate: probability with which a step takes a patient.
+        steps: their number.
+    """
+
+    sigma: float = Field(gt=0)
+    rate: float = Field(gt=0, le=1)
+    steps: int = Field(ge=1)
+
+
+class Release(Cost):
     """One round's update, or what was begun of it.
 
     Attributes:
@@ -30,7 +45,6 @@ class Release(Frozen):
         campaign, arm, round: what it was for.
         patients: fingerprint of the training patients, see :class:`Ledger`.
         count: their number.
-        sigma, rate, steps: see :class:`omnifed.privacy.dp.accounting.Cost`.
         delta: at which the arm's epsilon counts.
         clip: L2 norm of one patient's gradient.
     """
@@ -41,9 +55,6 @@ class Release(Frozen):
     round: int = Field(ge=0)
     patients: str
     count: int = Field(ge=1)
-    sigma: float = Field(gt=0)
-    rate: float = Field(gt=0, le=1)
-    steps: int = Field(ge=1)
     delta: float = Field(gt=0, lt=1)
     clip: float = Field(gt=0)
 
@@ -83,9 +94,16 @@ class Ledger:
             OmniFedError: OF854 if the file is damaged.
         """
         book = self._read()
-        hashes = set(_hashes(patients, book.salt))
-        touched = {name for name, group in book.groups.items() if not hashes.isdisjoint(group)}
-        return tuple(release for release in book.releases if release.patients in touched)
+        return _touched(book, set(_hashes(patients, book.salt)))
+
+    def of_newest(self) -> tuple[Release, ...]:
+        """Releases that at least one patient of the newest one took part in.
+
+        Raises:
+            OmniFedError: OF854 if the file is damaged.
+        """
+        book = self._read()
+        return _touched(book, set(book.groups[book.releases[-1].patients])) if book.releases else ()
 
     def book(self, patients: Collection[str], **about: object) -> Release:
         """Books a release; it is on disk when this returns.
@@ -118,6 +136,11 @@ class Ledger:
                 seen=f"{self.path}: {type(error).__name__}",
                 remedy="Restore privacy/ledger.json from a backup; without it no private fit is safe at this site.",
             ) from None
+
+
+def _touched(book: _Book, hashes: set[str]) -> tuple[Release, ...]:
+    groups = {name for name, group in book.groups.items() if not hashes.isdisjoint(group)}
+    return tuple(release for release in book.releases if release.patients in groups)
 
 
 def _hashes(patients: Collection[str], salt: str) -> Sequence[str]:

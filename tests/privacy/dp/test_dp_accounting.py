@@ -12,7 +12,8 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from omnifed.errors import OmniFedError
-from omnifed.privacy.dp.accounting import Cost, epsilon, noise_multiplier
+from omnifed.privacy.dp.accounting import epsilon, noise_multiplier
+from omnifed.privacy.dp.ledger import Cost
 
 
 def cost(sigma: float, rate: float, steps: int) -> Cost:

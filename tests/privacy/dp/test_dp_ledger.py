@@ -37,6 +37,9 @@ def test_releases_are_found_by_any_of_their_patients_in_every_campaign(tmp_path:
     assert again.of(("carl", "dora")) == (second,)
     assert again.of(("bert",)) == again.of(("anna", "carl")) == (first, second)
     assert again.of(("dora",)) == ()
+    assert again.of_newest() == (first, second)
+    third = ledger.book(("dora",), **ABOUT)
+    assert again.of_newest() == (third,)
     assert (first.count, first.id != second.id) == (2, True)
 
 
