@@ -94,6 +94,8 @@ class ArmConfig(Frozen):
             raise ValueError("quorum must not exceed the number of sites")
         if self.distill and self.teacher is None:
             raise ValueError("distill needs a teacher")
+        if self.private and (isinstance(self.student, dict) or self.upload == "all" or self.wire != "fp32"):
+            raise ValueError("private aggregation adds up one student's global part at fp32")
         return self
 
     @property
@@ -108,7 +110,19 @@ class ArmConfig(Frozen):
         if not self.aggregate:
             return PrivacySpec(dp=self.dp)
         threshold = how.threshold_of(len(self.sites)) if how.mode == "private" else 0
-        return PrivacySpec(mode=how.mode, threshold=threshold, clip=how.clip, sites=self.sites, dp=self.dp)
+        return PrivacySpec(
+            mode=how.mode,
+            threshold=threshold,
+            clip=how.clip,
+            sites=self.sites,
+            weighting=self.weighting,
+            dp=self.dp,
+        )
+
+    @property
+    def private(self) -> bool:
+        """Whether updates are added up under masks."""
+        return self.aggregate and self.aggregation.mode == "private"
 
     @property
     def spec(self) -> SiteSpec:
@@ -126,7 +140,9 @@ class ArmConfig(Frozen):
             return self.student
         return covering(self.student.values())
 
-    def task(self, round_: int, site: str, scales: dict[str, float], base: int | None = None) -> FitTask:
+    def task(
+        self, round_: int, site: str, scales: dict[str, float], base: int | None = None, attempt: int = 0
+    ) -> FitTask:
         """What ``site`` is asked in a round: the same task, with the same id, however often it is asked.
 
         Args:
@@ -134,6 +150,7 @@ class ArmConfig(Frozen):
             site: registered name.
             scales: OmniKD's m_i, fixed for all sites once they are known.
             base: of the coding, see :class:`~omnifed.federation.tasks.FitTask`.
+            attempt: of a private round.
         """
         steps = self.train.steps
         place = {
@@ -145,7 +162,7 @@ class ArmConfig(Frozen):
         if distill and scales and not distill.scales:
             distill = DistillSpec.model_validate({**distill.model_dump(), "scales": scales})
         return FitTask(
-            id=f"{self.campaign}.{self.name}.r{round_}.{site}.fit",
+            id=self.task_id(round_, site, "fit", attempt),
             campaign=self.campaign,
             arm=self.name,
             purpose=self.purpose,
@@ -161,7 +178,13 @@ class ArmConfig(Frozen):
             wire=self.wire if self.aggregate else "fp32",
             base=base,
             privacy=self.privacy,
+            attempt=attempt,
         )
+
+    def task_id(self, round_: int, site: str, kind: str, attempt: int = 0) -> str:
+        """Id of the task of one kind that a site gets in an attempt of a round."""
+        again = f".a{attempt}" if attempt else ""
+        return f"{self.campaign}.{self.name}.r{round_}.{site}.{kind}{again}"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,9 @@
 accepted reply, head and arrays in one file; ``round-0003.safetensors`` the global state after a round and
 ``round-0003.json`` its record; ``held-0003.safetensors`` what the sites held in a round, where they get changes to it
 alone. The record is written last: a round is finished if and only if it is there.
+
+In a private round ``replies/round-0003/attempt-0/masked/SITE.safetensors`` is one answer of an exchange, and
+``attempt-0/masked.json`` says, once nobody is waited for any more, whose answers count.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import REPLY, FitReply
+from omnifed.federation.tasks import REPLY, FitReply, Reply
 from omnifed.files import write_json
 from omnifed.states import State, read_state, write_state
 from omnifed_server.arm import ArmConfig
@@ -108,12 +111,43 @@ class Ledger:
         path = self._reply(round_, site)
         if not path.is_file():
             return None
-        try:
-            state, head = read_state(path)
-            reply = REPLY.validate_python(head["reply"])
-        except (OmniFedError, KeyError, ValueError):
-            return None
-        return (reply, state, head["costs"]) if isinstance(reply, FitReply) else None
+        found = _read(path)
+        return (found[0], found[1], found[2]) if found and isinstance(found[0], FitReply) else None
+
+    # Private rounds ---------------------------------------------------------------------------------------------
+
+    def attempt(self, round_: int) -> int:
+        """The attempt of a round that is not given up, from 0."""
+        attempt = 0
+        while (self._attempt(round_, attempt) / "given-up.json").is_file():
+            attempt += 1
+        return attempt
+
+    def give_up(self, round_: int, attempt: int) -> None:
+        """An attempt is over; what it left is never used again."""
+        write_json(self._attempt(round_, attempt) / "given-up.json", {})
+
+    def keep_answer(self, round_: int, attempt: int, reply: Reply, state: State, costs: dict[str, Any]) -> None:
+        """Keeps one accepted answer of an exchange."""
+        head = {"reply": reply.model_dump(mode="json"), "costs": costs}
+        write_state(self._attempt(round_, attempt) / reply.kind / f"{reply.site}.safetensors", state, head)
+
+    def answer(self, round_: int, attempt: int, kind: str, site: str) -> tuple[Reply, State, dict[str, Any]] | None:
+        """A kept answer with its arrays and costs; None if there is none that can be read."""
+        path = self._attempt(round_, attempt) / kind / f"{site}.safetensors"
+        return _read(path) if path.is_file() else None
+
+    def close(self, round_: int, attempt: int, kind: str, sites: list[str]) -> None:
+        """Settles whose answers to an exchange count: what comes later is too late, also after a crash."""
+        write_json(self._attempt(round_, attempt) / f"{kind}.json", sites)
+
+    def closed(self, round_: int, attempt: int, kind: str) -> list[str] | None:
+        """The sites that :meth:`close` settled; None while the exchange goes on."""
+        path = self._attempt(round_, attempt) / f"{kind}.json"
+        return json.loads(path.read_bytes()) if path.is_file() else None
+
+    def _attempt(self, round_: int, attempt: int) -> Path:
+        return self._reply(round_, "").parent / f"attempt-{attempt}"
 
     def _reply(self, round_: int, site: str) -> Path:
         return self.folder / "replies" / f"round-{round_:04d}" / f"{site}.safetensors"
@@ -128,3 +162,11 @@ class Ledger:
                 self.held_path(round_).unlink(missing_ok=True)
             if round_ < done - 1:
                 self.starter_path(round_).unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[Reply, State, dict[str, Any]] | None:
+    try:
+        state, head = read_state(path)
+        return REPLY.validate_python(head["reply"]), state, head["costs"]
+    except (OmniFedError, KeyError, ValueError):
+        return None

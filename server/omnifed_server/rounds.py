@@ -25,18 +25,25 @@ from omnifed.models.slices import SliceMap, slice_map, take
 from omnifed.models.spec import StudentSpec
 from omnifed.states import State
 from omnifed.transport.pool import LATE, Arrival, TaskPool
+from omnifed.trust.identity import CoordinatorIdentity
 from omnifed_server.arm import ArmConfig as ArmConfig
 from omnifed_server.arm import ArmResult as ArmResult
 from omnifed_server.arm import Miss, below_quorum
 from omnifed_server.downlink import Downlink, downlink
 from omnifed_server.ledger import Ledger
+from omnifed_server.private_round import PrivateRound
 
 log = logging.getLogger("omnifed.server")
 OnEvent = Callable[[str, dict[str, Any]], None]
 
 
 def run_arm(
-    pool: TaskPool, config: ArmConfig, folder: Path, *, on_event: OnEvent = lambda name, fields: None
+    pool: TaskPool,
+    config: ArmConfig,
+    folder: Path,
+    *,
+    identity: CoordinatorIdentity | None = None,
+    on_event: OnEvent = lambda name, fields: None,
 ) -> ArmResult:
     """Runs an arm to its last round, from where ``folder`` says it stands.
 
@@ -44,12 +51,14 @@ def run_arm(
         pool: the sites.
         config: the arm.
         folder: of this arm; what is there is continued.
+        identity: of the coordinator; private rounds need it.
         on_event: told of ``round`` (one accepted reply), ``miss`` and ``aggregate`` (one finished round), after they
             are on disk. After a resume, those of the unfinished round come again, with ``again`` set.
 
     Raises:
         OmniFedError: OF509 if too few sites answered twice (all that is finished is kept), OF518 if ``folder`` belongs
-            to another configuration, OF304 if the students are not slices of one, OF103 if the disk is full.
+            to another configuration, OF304 if the students are not slices of one, OF103 if the disk is full, and OF840
+            to OF847 for private rounds.
     """
     ledger = Ledger(folder, config)
     maps = _slice_maps(config)
@@ -60,7 +69,17 @@ def run_arm(
         if not ledger.state_path(-1).is_file():
             ledger.save(-1, fresh)
         state = ledger.load(len(ledger.records) - 1)
+    if config.private and identity is None:
+        raise OmniFedError(
+            "OF840",
+            "A private round needs sites and a coordinator that can prove who they are.",
+            seen="this coordinator has no identity",
+            remedy="Run omnifed-server init and name its folder as identity, or use aggregation = mean.",
+        )
     for round_ in range(len(ledger.records), config.rounds):
+        if config.private and identity is not None:
+            state = PrivateRound(pool, config, ledger, on_event, round_, identity).run(state)
+            continue
         state = _Round(pool, config, ledger, maps, on_event, round_).run(state, local)
     return _result(config, ledger)
 
@@ -175,7 +194,9 @@ class _Round:
     def _leave_out(self) -> None:
         """Updates that are far too long beside the others': known only when those are there."""
         norms = {site: costs["norm"] for site, (_, costs) in self.replies.items() if "norm" in costs}
-        for site, error in too_long(norms, self.config.aggregation).items():
+        alone = [site for site, (reply, _) in self.replies.items() if self.config.gate and not reply.accepted]
+        reach = sum(record.get("norm") or 0.0 for record in self.ledger.records)
+        for site, error in too_long(norms, self.config.aggregation, alone=alone, reach=reach).items():
             log.warning("round %d: %s", self.round, error)
             del self.replies[site]
             self._miss(site, error.code, error.rule)
@@ -221,6 +242,7 @@ class _Round:
             "bytes_down": sum(cost["bytes_down"] for cost in costs),
             "scales": self.scales or _median_scales([reply for reply, _ in self.replies.values()]),
             "dice": {site: reply.dice for site, (reply, _) in self.replies.items()},
+            "norm": statistics.median([cost["norm"] for cost in costs if "norm" in cost] or [0.0]),
             "misses": [asdict(miss) for miss in self.misses.values()],
         }
 

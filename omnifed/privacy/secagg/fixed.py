@@ -117,6 +117,23 @@ class Layout:
                 figures[name] = float(value / share)
         return Sums(update, float(head[0] / self._scale(1.0)), int(head[1]), figures)
 
+    def plausible(self, sums: Sums, sites: int) -> bool:
+        """Whether ``sums`` can be those of ``sites`` honest vectors: their number, and a length within their clips."""
+        length = math.sqrt(sum(float(np.vdot(part, part)) for part in sums.update.values()))
+        rounding = sites * math.sqrt(self.size) / self._scale(self.clip)
+        most = self.clip * sums.weight * 1.001 + rounding
+        return sums.sites == sites and 0 <= sums.weight <= sites * 1.001 and length <= most
+
+    def apply(self, sums: Sums) -> State:
+        """The new global state: held + sum of w delta / sum of w; whole numbers keep their values."""
+        if sums.weight <= 0:
+            return dict(self.held)
+        moved = {
+            key: np.asarray(self.held[key] + part / sums.weight, self.held[key].dtype)
+            for key, part in sums.update.items()
+        }
+        return {key: moved.get(key, value) for key, value in self.held.items()}
+
     def _head(self, share: float, figures: Mapping[str, float]) -> np.ndarray:
         head = np.zeros(_HEAD)
         head[:2] = np.rint(share * self._scale(1.0)), 1
