@@ -19,6 +19,7 @@ from omnifed.files import write_json
 from omnifed.models.base import SiteSpec
 from omnifed.models.scaling import architecture_key, costs
 from omnifed.transport.pool import TaskPool
+from omnifed.trust.identity import CoordinatorIdentity
 from omnifed_server.arm import ArmResult
 from omnifed_server.federation_file import SEARCHES, FederationConfig
 from omnifed_server.plan import DISTILLED, EXPORTED, Facts, Plan
@@ -148,7 +149,8 @@ class _Campaign:
         self, pool: TaskPool, config: FederationConfig, campaign: str, folder: Path, on_event: OnEvent
     ) -> None:
         self.pool, self.config, self.folder, self.on_event = pool, config, folder, on_event
-        self.stages = Stages(plan_of(config, campaign), pool, folder, on_event)
+        identity = CoordinatorIdentity.load(Path(config.identity)) if config.identity else None
+        self.stages = Stages(plan_of(config, campaign), pool, folder, on_event, identity)
         self.rows: list[MetricRow] = []
         self.units: dict[str, str] = {}
         self.arms: dict[str, ArmResult] = {}

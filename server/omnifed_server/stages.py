@@ -34,6 +34,7 @@ from omnifed.models.base import LayerGroup
 from omnifed.models.spec import StudentSpec
 from omnifed.states import State, read_state
 from omnifed.transport.pool import Arrival, TaskPool
+from omnifed.trust.identity import CoordinatorIdentity
 from omnifed_server.arm import ArmResult
 from omnifed_server.plan import DISTILLED, SEARCH_ARCHITECTURE, Facts, Plan, arm_config, layers_apart
 from omnifed_server.rounds import OnEvent, run_arm, slices_for
@@ -51,10 +52,18 @@ class Stages:
         folder: RUN.
         on_event: told of stages, teachers, rounds, misses, evaluations and exports. What was on disk already is told
             again, with ``again`` set.
+        identity: of the coordinator; private rounds need it.
     """
 
-    def __init__(self, plan: Plan, pool: TaskPool, folder: Path, on_event: OnEvent) -> None:
-        self.plan, self.pool, self.folder, self.on_event = plan, pool, folder, on_event
+    def __init__(
+        self,
+        plan: Plan,
+        pool: TaskPool,
+        folder: Path,
+        on_event: OnEvent,
+        identity: CoordinatorIdentity | None = None,
+    ) -> None:
+        self.plan, self.pool, self.folder, self.on_event, self.identity = plan, pool, folder, on_event, identity
 
     # Who is there -----------------------------------------------------------------------------------------------
 
@@ -153,7 +162,8 @@ class Stages:
         """The rounds of one arm."""
         self.on_event("stage", {"stage": arm, "total": self.plan.rounds})
         config = arm_config(self.plan, arm, self.known(taught), taught)
-        return run_arm(self.pool, config, self.folder / "arms" / arm, on_event=self.on_event)
+        folder = self.folder / "arms" / arm
+        return run_arm(self.pool, config, folder, identity=self.identity, on_event=self.on_event)
 
     def adopt(self, arm: str, result: ArmResult) -> tuple[str, ...]:
         """Offers the last averaged model to each site's gate; the sites that know now what they would deploy."""
