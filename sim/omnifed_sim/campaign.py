@@ -23,6 +23,7 @@ from omnifed.models.spec import StudentSpec
 from omnifed.models.weights import load_state
 from omnifed.states import State, read_state, write_state
 from omnifed.transport.pool import TaskPool
+from omnifed.trust.identity import CoordinatorIdentity
 from omnifed_client.store import SiteStore
 from omnifed_server.plan import Plan
 from omnifed_server.plan import layers_apart as layers_apart
@@ -61,6 +62,7 @@ class Campaign:
         precision: of every fit.
         events: told about rounds, misses, teachers and arms.
         screen: what the user sees.
+        identity: of the coordinator, where updates are added up under masks.
     """
 
     def __init__(
@@ -71,15 +73,17 @@ class Campaign:
         precision: Precision,
         events: EventLog,
         screen: Screen,
+        identity: CoordinatorIdentity | None = None,
     ) -> None:
         self.config, self.folder, self.sites, self.precision = config, folder, sites, precision
-        self.events, self.screen = events, screen
+        self.events, self.screen, self.identity = events, screen, identity
         self.outcomes: dict[str, Outcome] = {}
         self.plan = plan_of(config, tuple(sites), precision)
 
     def run(self, pool: TaskPool) -> None:
         """All arms, in the configuration's order; results are in :attr:`outcomes`."""
-        stages = Stages(plan_of(self.config, tuple(self.sites), self.precision), pool, self.folder, self._event)
+        plan = plan_of(self.config, tuple(self.sites), self.precision)
+        stages = Stages(plan, pool, self.folder, self._event, self.identity)
         facts = stages.prepare()
         taught = self._teach(stages) if self.config.teaches else ()
         stages.search(taught)
@@ -156,7 +160,8 @@ class Campaign:
         if event == "trial":
             self.screen.advance(f"{values['site']} {values['dice']:.3f}, best {values['best']:.3f}")
         if event == "aggregate":
-            self.screen.advance(f"round {values['round'] + 1}")
+            mean = f", Dice {values['dice']:.3f} (mean of the sites)" if values.get("dice") is not None else ""
+            self.screen.advance(f"round {values['round'] + 1}{mean}")
         if event == "teach" and not values.get("again"):
             self.screen.say(
                 f"teacher at {values['site']}: validation Dice {values['dice']:.3f}, {values['cached']} images cached "
@@ -196,7 +201,8 @@ def plan_of(config: SimConfig, sites: tuple[str, ...], precision: Precision) -> 
         deadline_s=config.deadline_s or None,
         seed=config.seed,
         wire=config.wire,
-        starters=bool(config.hold_out),
+        # A starter averages the norms of single sites, which private aggregation does not show.
+        starters=bool(config.hold_out) and config.aggregation.mode != "private",
         architecture=config.architecture if "architecture" in config.search else None,
         weights=config.weights if "weights" in config.search else None,
         one_machine=not config.emulate,

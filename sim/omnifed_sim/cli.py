@@ -68,6 +68,8 @@ def main(
     emulate: Annotated[str, typer.Option(help="TOML file of site speeds, bandwidths and drop-outs.")] = "",
     deadline: Annotated[float, typer.Option(help="Seconds a site may take for a task; 0 waits.")] = 0.0,
     wire: Annotated[str, typer.Option(help="How weights travel: fp32 | bf16 | int8-delta.")] = "fp32",
+    aggregation: Annotated[str, typer.Option(help="How updates are combined: mean | private | robust.")] = "mean",
+    epsilon: Annotated[float | None, typer.Option(help="Differential privacy of each patient, at most 8.")] = None,
     backend: Annotated[str, typer.Option(help="inprocess | ray.")] = "inprocess",
     seed: Annotated[int, typer.Option(help="Everything derives from it.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -84,7 +86,8 @@ def main(
         "hold_out": names(hold_out), "search": names(search), "arms": names(arms), "rounds": rounds, "steps": steps,
         "student": student, "teacher": teacher, "teacher_steps": teacher_steps, "checkpoint": checkpoint,
         "image_size": image_size, "lr": lr, "emulate": emulate, "deadline": deadline, "wire": wire,
-        "backend": backend, "seed": seed,
+        "aggregation": aggregation,
+        "epsilon": epsilon, "backend": backend, "seed": seed,
     }  # fmt: skip
     given: dict[str, Any] = {
         name: value

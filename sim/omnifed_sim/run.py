@@ -36,6 +36,7 @@ from omnifed_sim.campaign import Campaign, student_in
 from omnifed_sim.config import SimConfig
 from omnifed_sim.console import Screen
 from omnifed_sim.emulated import emulated
+from omnifed_sim.identities import identity_of, make_identities
 from omnifed_sim.machine import processor
 from omnifed_sim.results import Results, about_site
 from omnifed_sim.sites import prepare_sites, site_folders
@@ -117,7 +118,9 @@ def run(config: SimConfig, folder: Path, screen: Screen) -> Path:
     write_json(folder / "sites.json", [about_site(s, held_out=n in config.hold_out) for n, s in sites.items()])
     training = {name: site for name, site in sites.items() if name not in config.hold_out}
     precision = json.loads((folder / "config.json").read_text())["precision"]
-    campaign = Campaign(config, folder, training, precision, events, screen)
+    private = config.aggregation.mode == "private"
+    identity = make_identities(folder, training) if private else None
+    campaign = Campaign(config, folder, training, precision, events, screen, identity)
     grid = _grid(config, folder, training, screen)
     try:
         server_app(lambda g: campaign.run(TaskPool(g)))(grid, Context(1, 0, {}, RecordDict(), {}))
@@ -142,7 +145,8 @@ def _grid(config: SimConfig, folder: Path, sites: dict[str, SiteData], screen: S
         return RayGrid(factory, {"run": str(folder.resolve())}, list(sites), workers=workers, schedule=clock)
 
     def executor_of(name: str) -> Executor:
-        own = SiteExecutor(sites[name], folder / "sites" / name / "state", progress=screen.progress_of(name))
+        state, identity = folder / "sites" / name / "state", identity_of(folder, name)
+        own = SiteExecutor(sites[name], state, progress=screen.progress_of(name), identity=identity)
         return emulated(own, emulated_as) if emulated_as else own
 
     return InProcessGrid(client_app(executor_of), list(sites), schedule=clock)
@@ -157,7 +161,7 @@ def executors_of_run(run: str) -> ExecutorOf:
     def executor_of(name: str) -> Executor:
         site = next(path for path in folders if load_site(path).config.name == name)
         data = prepare_sites([site], config, folder, Screen().progress_of)[name]
-        own = SiteExecutor(data, folder / "sites" / name / "state")
+        own = SiteExecutor(data, folder / "sites" / name / "state", identity=identity_of(folder, name))
         return emulated(own, emulation.load(Path(config.emulate))) if config.emulate else own
 
     return executor_of
