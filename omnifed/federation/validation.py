@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -38,12 +38,20 @@ def update_norm(state: Mapping[str, np.ndarray], held: Mapping[str, np.ndarray])
     return math.sqrt(square)
 
 
-def too_long(norms: Mapping[str, float], aggregation: AggregationSpec) -> dict[str, OmniFedError]:
+def too_long(
+    norms: Mapping[str, float], aggregation: AggregationSpec, *, alone: Collection[str] = (), reach: float = 0.0
+) -> dict[str, OmniFedError]:
     """The updates that may not be averaged, and why.
+
+    A site whose gate refused the average (unlike sites may) has gone on from its own weights: its update is what it and
+    the average have moved apart since, while the others' shrink from round to round. It may be twice as long as the
+    usual updates of all rounds together: one way for the site, the other for the average.
 
     Args:
         norms: L2 norm of each site's update in one round.
         aggregation: ``robust`` refuses none, as its rule bounds what a long update can do.
+        alone: sites that went on from their own weights, as they say; none where sites may not refuse.
+        reach: sum of the median norms of all rounds before.
 
     Returns:
         By site, an OF860.
@@ -55,7 +63,7 @@ def too_long(norms: Mapping[str, float], aggregation: AggregationSpec) -> dict[s
         others = [other for name, other in norms.items() if name != site]
         usual = statistics.median(others) if len(norms) >= FEWEST else 0.0
         # Where the others did not move at all, they say nothing of how far one may move.
-        limit = min(MOST, FAR * usual) if usual > 0 else MOST
+        limit = min(MOST, max(FAR * usual, 2 * (reach + usual) if site in alone else 0.0)) if usual > 0 else MOST
         if norm > limit:
             found[site] = OmniFedError(
                 "OF860",

@@ -52,6 +52,15 @@ def test_two_attackers_of_six_do_not_hide_each_other():
     assert list(too_long(norms, MEAN)) == ["e", "f"]
 
 
+def test_a_site_that_went_on_alone_may_be_as_far_as_all_rounds_together():
+    """Usual norms 5, 3, 1 in the rounds before, 0.1 in this one: apart by at most 2 x 9.1."""
+    norms = {"a": 0.1, "b": 0.1, "c": 0.1, "d": 18.0}
+    assert list(too_long(norms, MEAN, reach=9.0)) == ["d"]
+    assert too_long(norms, MEAN, alone=["d"], reach=9.0) == {}
+    assert list(too_long({**norms, "d": 18.3}, MEAN, alone=["d"], reach=9.0)) == ["d"]
+    assert too_long({**norms, "d": 1.0}, MEAN, alone=["d"]) == {}  # never less than what any other site may
+
+
 def test_robust_shortens_instead():
     assert too_long({"a": 1.0, "b": 1.0, "c": 1e9}, ROBUST) == {}
 
