@@ -34,7 +34,8 @@ class Test:
         aggregation = {"mode": "private", "clip": 20.0} | values.pop("aggregation", {})
         base = {
             "campaign": "test", "name": "fedavg", "sites": SITES, "student": SMALL, "train": TrainSpec(steps=1),
-            "rounds": 1, "local_layers": ("stem", "encoder", "context", "head"), "channels": 1, "aggregation": aggregation,
+            "rounds": 1, "local_layers": ("stem", "encoder", "context", "head"), "channels": 1,
+            "aggregation": aggregation,
         }  # fmt: skip
         self.config = ArmConfig.model_validate(base | values)
         self.coordinator, identities = federation(folder / "sites", self.config.sites)
