@@ -1,9 +1,10 @@
 """Flower's long-running programs, as this framework runs them.
 
 ``python -m omnifed.transport.flower_programs superlink|supernode|superexec ...`` are Flower's own commands with what
-their users miss: they end with the program that started them, a SuperNode that has lost its SuperLink ends instead of
-staying as a zombie with a healthy port, and a SuperExec starts no new Python for each message. With ``flower_compat``
-this is the only file that knows Flower's internals; its test notices when they change.
+their users miss: they end with the program that started them, a SuperLink knows the members of the federation and
+nobody else, a SuperNode that has lost its SuperLink ends instead of staying as a zombie with a healthy port, and a
+SuperExec runs the installed application only and starts no new Python for each message. With ``flower_compat`` and
+``membership`` this is the only file that knows Flower's internals; its test notices when they change.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omnifed.transport import flower_compat as flower_compat
+from omnifed.transport.installed import installed_hash, refuse
+from omnifed.transport.membership import IDENTITY, guard
 from omnifed.transport.upload import repeatable
 
 STATUS = "OMNIFED_NODE_STATUS"
@@ -33,10 +37,13 @@ ENDED = 70
 
 
 def superlink() -> None:
-    """``flower-superlink``."""
+    """``flower-superlink``; with an identity (:data:`IDENTITY`) for the members of its federation only."""
+    from flwr.superlink import extensions
     from flwr.superlink.cli.flower_superlink import flower_superlink
 
     _end_with_parent()
+    if folder := os.environ.get(IDENTITY):
+        extensions.configure_app = partial(guard, Path(folder))
     flower_superlink()
 
 
@@ -62,7 +69,7 @@ def superexec() -> None:
     parser = argparse.ArgumentParser("superexec")
     parser.add_argument("--runtime-api-address", required=True)
     parser.add_argument("--superexec-auth-secret-file", type=Path, required=True)
-    parser.add_argument("--app", required=True, help="module:attribute of the ClientApp, which is all that ever runs")
+    parser.add_argument("--app", required=True, help="module:attribute of the installed ClientApp")
     options = parser.parse_args()
     os.environ.setdefault("FLWR_SUPEREXEC_TASK_POLL_INTERVAL", "0.25")
     from flwr.supercore.superexec import run_superexec as module
@@ -72,8 +79,12 @@ def superexec() -> None:
     app = getattr(importlib.import_module(name), attribute)
     # What a coordinator ships is neither unpacked nor imported: a hospital runs its own installed code.
     worker.install_from_fab = lambda *args, **kwargs: Path()
-    worker.get_load_client_app_fn = lambda **kwargs: lambda *args: app
-    executor = ForkExecutor(worker.run_clientapp)
+
+    def work(answer: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        worker.get_load_client_app_fn = lambda *_, **__: lambda *about: cast(Any, answer)
+        worker.run_clientapp(*args, **kwargs)
+
+    executor = ForkExecutor(installed_hash(), partial(work, app), partial(work, refuse))
     _end_with(os.getppid(), executor.close)
     module.get_executor = lambda *args, **kwargs: executor
     secret = options.superexec_auth_secret_file.read_bytes()
@@ -83,12 +94,17 @@ def superexec() -> None:
 class ForkExecutor:
     """Flower's ``Executor``: forks a process that has everything imported, instead of starting a new Python a message.
 
+    An application that is not installed gets an answer too: Flower would offer one that is turned away again and again,
+    and its coordinator would never learn why.
+
     Args:
-        work: Flower's ``run_clientapp``.
+        fab_hash: of the installed application.
+        work: Flower's ``run_clientapp`` with that application.
+        refuse: the same with one that refuses every message.
     """
 
-    def __init__(self, work: Callable[..., None]) -> None:
-        self.work, self.pid = work, os.getpid()
+    def __init__(self, fab_hash: str, work: Callable[..., None], refuse: Callable[..., None]) -> None:
+        self.fab_hash, self.work, self.refuse, self.pid = fab_hash, work, refuse, os.getpid()
         self.children: set[int] = set()
 
     def get_eligible_capacity(
@@ -112,7 +128,8 @@ class ForkExecutor:
         try:
             _forget_handlers()
             _end_with(self.pid)
-            self.work(spec.runtime_api_address, spec.token, insecure=spec.insecure)
+            work = self.work if spec.fab_hash == self.fab_hash else self.refuse
+            work(spec.runtime_api_address, spec.token, insecure=spec.insecure)
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 0
         except BaseException as error:  # this process must end here whatever happened: it is a copy of the SuperExec

@@ -1,4 +1,4 @@
-"""Keeps a campaign going: Flower's SuperLink, the application that it runs, and both again after a crash."""
+"""Keeps a campaign going: Flower's SuperLink, the application that it runs, nginx, and all again after a crash."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from typing import Any
 from omnifed.errors import OmniFedError
 from omnifed.events import EventLog
 from omnifed.files import write_atomic, write_json
-from omnifed.processes import Child, Stop, alone, flower, flower_env, holder, listens, unheard
+from omnifed.processes import Child, Stop, alone, flower, flower_env, free_port, holder, listens, unheard
+from omnifed.transport.installed import APP
+from omnifed.transport.membership import IDENTITY
+from omnifed.trust.expiry import warnings_of_coordinator
+from omnifed.trust.identity import CoordinatorIdentity
 from omnifed_server.app_files import CONFIG, EVENTS, LOCK, OUTCOME, PROCESS, RUN
 from omnifed_server.federation_file import FederationConfig
+from omnifed_server.front import LOOPBACK_HOSTS, Front, no_front
 
 POLL_S = 0.5
 HEALTHY_S = 90.0
@@ -25,25 +30,14 @@ HEALTHY_S = 90.0
 SUBMIT_S = 120.0
 MAX_CRASHES = 8
 """Crashes in a row without anything new on disk, after which the campaign is left to a person."""
+FRONT_S = 10.0
+"""Seconds that nginx has to listen."""
 ENDING_S = 15.0
 """Seconds that the programs of a killed coordinator may take to notice it and leave the port."""
 LINK = "coordinator"
 FINISHED, PAUSED, BROKEN = 0, 3, 4
 """Exit statuses: the campaign is finished; it cannot go on without a person (too few sites, a full disk) and is kept;
 Flower cannot be kept running. 2 is bad input, 130 and 143 are Ctrl-C and SIGTERM."""
-
-APP = """[project]
-name = "omnifed-app"
-version = "{version}"
-dependencies = []
-
-[tool.flwr.app]
-publisher = "omnifed"
-
-[tool.flwr.app.components]
-serverapp = "omnifed_server.app:app"
-clientapp = "omnifed_client.app:app"
-"""
 
 
 class Coordinator:
@@ -53,19 +47,33 @@ class Coordinator:
         config: the campaign.
         folder: RUN.
         say: prints one line for the user.
+
+    Raises:
+        OmniFedError: OF801, OF802, OF803 or OF805 if the identity cannot be used, OF815 if there is no nginx.
     """
 
     def __init__(self, config: FederationConfig, folder: Path, say: Callable[[str], None]) -> None:
         self.config, self.folder, self.say = config, folder.resolve(), say
-        home = self.folder / "flower"
+        logs, home = self.folder / "logs", self.folder / "flower"
         self.env = flower_env(home) | {RUN: str(self.folder), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-        address = ["--host", config.host, "--port", str(config.port)]
+        # Flower serves what sites need and what starts programs on one port: it never listens beyond this machine.
+        self.host, self.port = config.host, config.port
         self.tls = Path(config.identity).expanduser().resolve()
+        self.identity = None if config.insecure else CoordinatorIdentity.load(self.tls)
+        self.env[IDENTITY] = str(self.tls) if self.identity else ""
+        self.front: Front | None = None
+        if self.identity:
+            self.identity.roster()
+            if config.host not in LOOPBACK_HOSTS:
+                self.host, self.port = "127.0.0.1", free_port()
+                place = self.folder / "nginx"
+                self.front = Front(config.host, config.port, self.tls, self.port, place, logs / "nginx.log")
+        address = ["--host", self.host, "--port", str(self.port)]
         files = {"--ssl-certfile": "server.pem", "--ssl-keyfile": "server.key", "--ssl-ca-certfile": "ca.pem"}
         options = [word for option, name in files.items() for word in (option, str(self.tls / name))]
-        tls = ["--insecure"] if config.insecure else options
+        tls = [*options, "--enable-supernode-auth"] if self.identity else ["--insecure"]
         command = flower("superlink", *address, *tls, "--disable-runtime-dependency-installation")
-        self.link = Child("superlink", command, self.folder / "logs" / "superlink.log", env=self.env)
+        self.link = Child("superlink", command, logs / "superlink.log", env=self.env)
         self.submitted = 0.0
 
     def run(self, tick: Callable[[], None] = lambda: None) -> int:
@@ -79,14 +87,18 @@ class Coordinator:
 
         Raises:
             OmniFedError: OF552 if a coordinator works in the folder already, OF554 if the port is taken, OF555 if
-                Flower cannot be kept running.
+                Flower cannot be kept running, OF815 if nginx cannot be started.
         """
         with alone(self.folder / "server.lock", "a coordinator") as killed:
             (self.folder / OUTCOME).unlink(missing_ok=True)
             write_json(self.folder / CONFIG, self.config.model_dump(mode="json"))
             self._write_flower()
             self._end_application()
+            if self.front:
+                self.front.clear()
             self._check_port(ENDING_S if killed else 0.0)
+            for line in warnings_of_coordinator(self.identity) if self.identity else []:
+                self.say(line)
             try:
                 return self._loop(tick)
             except Stop:
@@ -95,6 +107,8 @@ class Coordinator:
                 EventLog(self.folder / EVENTS).add("campaign", {"state": "stopped", "name": self.config.name})
                 raise
             finally:
+                if self.front:
+                    self.front.stop()
                 self.link.stop()
 
     def _loop(self, tick: Callable[[], None]) -> int:
@@ -102,9 +116,13 @@ class Coordinator:
         while True:
             if self.link.poll() is not None or not self.link.starts:
                 self._start_link()
+            if self.front and not self.front.child.starts:
+                self._start_front(self.front)
             self._submit()
             while True:
                 tick()
+                if self.front and (status := self.front.keep_alive()) is not None:
+                    self.say(f"nginx ended with status {status}; it is started again, see {self.front.log}")
                 outcome = self._read(OUTCOME)
                 if outcome:
                     tick()
@@ -147,6 +165,17 @@ class Coordinator:
         self.link.stop()
         raise _broken(f"the SuperLink could not be started: {cause}", self.link)
 
+    def _start_front(self, front: Front) -> None:
+        front.start()
+        until = time.monotonic() + FRONT_S
+        while front.child.poll() is None and time.monotonic() < until:
+            if listens(self._published(), self.config.port):
+                return
+            time.sleep(0.1)
+        front.stop()
+        why = front.child.tail() or "nginx does not listen"
+        raise no_front(why, f"See {front.log} (a port below 1024 needs a right of its own)")
+
     def _submit(self) -> None:
         """Hands Flower the application, a few lines that only point at the installed package."""
         self._end_application()
@@ -172,19 +201,21 @@ class Coordinator:
             time.sleep(0.1)
 
     def _write_flower(self) -> None:
-        import omnifed
-
         scheme = "insecure = true" if self.config.insecure else f'root-certificates = "{self.tls / "ca.pem"}"'
         connection = f'[superlink]\ndefault = "{LINK}"\n\n[superlink.{LINK}]\naddress = "{self._address()}"\n{scheme}\n'
         write_atomic(self.folder / "flower" / "config.toml", connection.encode())
-        write_atomic(self.folder / "app" / "pyproject.toml", APP.format(version=omnifed.__version__).encode())
+        write_atomic(self.folder / "app" / "pyproject.toml", APP.encode())
 
     def _address(self) -> str:
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.config.host, self.config.host)
-        return f"{host}:{self.config.port}"
+        """Of the SuperLink, on this machine."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def _published(self) -> str:
+        """Where this machine reaches what the configuration names."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.config.host, self.config.host)
 
     def _check_port(self, patience_s: float) -> None:
-        host, until = self._address().rpartition(":")[0].strip("[]"), time.monotonic() + patience_s
+        host, until = self._published(), time.monotonic() + patience_s
         while (taken := listens(host, self.config.port)) and time.monotonic() < until:
             time.sleep(0.2)
         if taken:

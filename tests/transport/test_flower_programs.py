@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import os
@@ -13,9 +14,24 @@ from types import SimpleNamespace
 
 import pytest
 
+from omnifed.federation.tasks import FailedReply
 from omnifed.processes import flower, flower_env
 from omnifed.transport import flower_programs
+from omnifed.transport.flower_compat import Message, RecordDict, identify, set_message_id
 from omnifed.transport.flower_programs import IDLE_S, ForkExecutor, _NodeStatus, _QuickTime
+from omnifed.transport.installed import APP, REFUSED, installed_hash, refuse
+from omnifed.transport.records import reply_of
+
+HASH = "64752067ee40bd8fdfb1b50e2f988bbb38a2793814145b7b49ee11298561dbe7"
+"""Sites of every release so far know the application by it: another one shuts them out."""
+
+
+def spec(fab_hash: str | None = HASH) -> SimpleNamespace:
+    return SimpleNamespace(runtime_api_address="h:1", token="t", insecure=True, fab_hash=fab_hash)
+
+
+def never(*args: object, **kwargs: object) -> None:
+    raise AssertionError
 
 
 def parameters(function: object) -> list[str]:
@@ -37,7 +53,7 @@ def test_the_superexec_asks_for_its_executor_where_we_replace_it() -> None:
 
     assert "get_executor(" in inspect.getsource(run_superexec.run_superexec)
     assert {"runtime_api_address", "insecure", "superexec_auth_secret"} <= set(parameters(run_superexec.run_superexec))
-    executor = ForkExecutor(lambda *args: None)
+    executor = ForkExecutor(HASH, never, never)
     assert executor.get_eligible_capacity(set(TaskType)) == ({TaskType.CLIENT_APP}, set())
 
 
@@ -72,10 +88,24 @@ def test_flowers_commands_have_the_options_that_we_give() -> None:
 
     node = {option for action in _parse_args_run_supernode()._actions for option in action.option_strings}
     assert {"--superlink", "--host", "--port", "--node-config", "--insecure", "--root-certificates"} <= node
-    assert {"--isolation", "--superexec-auth-secret-file"} <= node
+    assert {"--isolation", "--superexec-auth-secret-file", "--auth-supernode-private-key"} <= node
     link = {option for action in _parse_args_run_superlink()._actions for option in action.option_strings}
     assert {"--host", "--port", "--insecure", "--disable-runtime-dependency-installation"} <= link
-    assert {"--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certfile"} <= link
+    assert {"--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certfile", "--enable-supernode-auth"} <= link
+
+
+def test_a_superlink_takes_our_routes_and_nodes_where_we_give_them() -> None:
+    from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
+    from flwr.superlink import main
+    from flwr.superlink.routers.fleet import node_auth, router
+    from flwr.superlink.servicer.fleet import fleet_handlers
+
+    assert "extensions.configure_app(fastapi_app)" in inspect.getsource(main.create_app)
+    assert "fleet_handlers.activate_node(request=request, state=state)" in inspect.getsource(router.fleet_activate_node)
+    assert parameters(fleet_handlers.activate_node) == ["request", "state"]
+    assert "get_node_id_by_public_key(public_key) != node_id" in inspect.getsource(node_auth.authenticate_node)
+    assert "node_public_key_to_node_id" in inspect.getsource(InMemoryLinkState.get_node_id_by_public_key)
+    assert parameters(InMemoryLinkState.delete_node) == ["self", "owner_aid", "node_id"]
 
 
 def test_a_long_sleep_is_cut_and_the_rest_of_time_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,9 +130,8 @@ def test_a_launch_forks_works_and_is_reaped(tmp_path: Path) -> None:
         (tmp_path / "seen").write_text(json.dumps([address, token, insecure, os.getppid(), os.getpid()]))
         raise SystemExit(0)
 
-    executor = ForkExecutor(work)
-    spec = SimpleNamespace(runtime_api_address="h:1", token="t", insecure=True)
-    assert executor.launch(spec).status == "accepted"
+    executor = ForkExecutor(HASH, work, never)
+    assert executor.launch(spec()).status == "accepted"
     until(lambda: (executor.reconcile(), not executor.children)[1])
     address, token, insecure, parent, pid = json.loads((tmp_path / "seen").read_text())
     assert (address, token, insecure, parent) == ("h:1", "t", True, os.getpid())
@@ -113,10 +142,37 @@ def test_a_fork_that_fails_ends_alone(capfd: pytest.CaptureFixture[str]) -> None
     def work(*args: object, **kwargs: object) -> None:
         raise RuntimeError("/data/Müller")
 
-    executor = ForkExecutor(work)
-    executor.launch(SimpleNamespace(runtime_api_address="h:1", token="t", insecure=True))
+    executor = ForkExecutor(HASH, work, never)
+    executor.launch(spec())
     until(lambda: (executor.reconcile(), not executor.children)[1])
     assert capfd.readouterr().err == "clientapp: RuntimeError\n"
+
+
+@pytest.mark.parametrize("fab_hash", ["0" * 64, HASH.upper(), "", None])
+def test_another_application_is_refused_instead_of_run(fab_hash: str | None, tmp_path: Path) -> None:
+    executor = ForkExecutor(HASH, never, lambda *args, **kwargs: (tmp_path / "refused").touch())
+    assert executor.launch(spec(fab_hash)).status == "accepted", "Flower would offer it again and again"
+    until(lambda: (executor.reconcile(), not executor.children)[1])
+    assert (tmp_path / "refused").exists()
+
+
+def test_flower_knows_the_installed_application_by_one_hash(tmp_path: Path) -> None:
+    from flwr.cli.build import build_fab_from_disk
+
+    assert installed_hash() == HASH
+    (tmp_path / "pyproject.toml").write_text(APP)
+    assert hashlib.sha256(build_fab_from_disk(tmp_path)).hexdigest() == HASH, "as `flwr run` builds it"
+
+
+def test_a_refusal_is_a_reply_with_number_and_rule() -> None:
+    identify()
+    asked = Message(RecordDict(), 7, "query.hello")
+    set_message_id(asked, "m")
+    answer = refuse(asked, SimpleNamespace(node_config={"site": "north"}))
+    reply = reply_of(answer.content)[0]
+    assert isinstance(reply, FailedReply)
+    assert (reply.site, (reply.code, reply.rule)) == ("north", REFUSED)
+    assert answer.metadata.reply_to_message_id == "m"
 
 
 def test_a_node_notes_contacts_and_what_it_delivered(tmp_path: Path) -> None:
@@ -166,7 +222,8 @@ def test_a_fork_ends_with_its_superexec_although_it_waits(tmp_path: Path) -> Non
         "import os, time; from types import SimpleNamespace as N; from pathlib import Path\n"
         "from omnifed.transport.flower_programs import ForkExecutor\n"
         f"work = lambda *a, **k: (Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())), time.sleep(99))\n"
-        "ForkExecutor(work).launch(N(runtime_api_address='h:1', token='t', insecure=True)); time.sleep(99)"
+        "spec = N(runtime_api_address='h:1', token='t', insecure=True, fab_hash='h')\n"
+        "ForkExecutor('h', work, work).launch(spec); time.sleep(99)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code])
     until(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text(), 30)
