@@ -23,13 +23,13 @@ class ClientConfig(Frozen):
     Attributes:
         site: the registered name, the same as ``name`` in the data's site.toml.
         data: folder of the site: site.toml, index.csv and what it names.
-        server: the coordinator's address, HOST:PORT ([::1]:8000 for IPv6), without ``https://``.
+        server: the coordinator's address, HOST:PORT ([::1]:8000 for IPv6), without ``https://``. Default: that of the
+            kit with which the site has joined, with ``insecure`` 127.0.0.1:8000; "" before it has joined.
         state: private folder of the client: teacher, cache, models, finished replies. Default
             ``$XDG_STATE_HOME/omnifed/SITE`` or ``~/.local/state/omnifed/SITE``.
-        root_certificates: PEM file of the authority that signed the coordinator's certificate; "" takes the usual ones.
-        insecure: plain HTTP, for loopback addresses only.
+        root_certificates: PEM file of the authority that signed the coordinator's certificate; "" takes the kit's.
+        insecure: plain HTTP without identity, for loopback addresses only.
         checkpoints: folder of SAM checkpoints; "" where the site has none.
-        warm: keep a worker with torch loaded instead of starting a process a task.
         node_port: local port of Flower's node; 0 chooses a free one.
         metrics_port: local port of the Prometheus page; 0 switches it off.
         threads: CPU threads of the training; 0 takes half of the cores.
@@ -38,12 +38,11 @@ class ClientConfig(Frozen):
 
     site: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
     data: Path
-    server: str = "127.0.0.1:8000"
+    server: str = ""
     state: Path
     root_certificates: str = ""
     insecure: bool = False
     checkpoints: str = ""
-    warm: bool = True
     node_port: int = Field(0, ge=0, le=65535)
     metrics_port: int = Field(0, ge=0, le=65535)
     threads: int = Field(0, ge=0)
@@ -51,16 +50,18 @@ class ClientConfig(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_state(cls, values: Any) -> Any:
+    def _defaults(cls, values: Any) -> Any:
         if isinstance(values, Mapping) and not values.get("state") and isinstance(values.get("site"), str):
-            return {**values, "state": default_state(values["site"])}
+            values = {**values, "state": default_state(values["site"])}
+        if isinstance(values, Mapping) and values.get("insecure") is True and not values.get("server"):
+            values = {**values, "server": "127.0.0.1:8000"}
         return values
 
     @field_validator("server")
     @classmethod
     def _address(cls, server: str) -> str:
         host, port = split_address(server)
-        if not host or not 0 < port < 65536:
+        if server and (not host or not 0 < port < 65536):
             raise ValueError("server must be HOST:PORT without https://, for example omnifed.example.org:443")
         return server
 
@@ -71,7 +72,7 @@ class ClientConfig(Frozen):
                 "OF131",
                 "Plain HTTP is for loopback addresses only.",
                 seen=f"insecure = true with server {self.server}",
-                remedy="Remove insecure; the coordinator needs a TLS certificate, or a tunnel that ends at 127.0.0.1.",
+                remedy="Remove insecure, and join the federation: omnifed-client enrol.",
             )
         if self.insecure and self.root_certificates:
             raise OmniFedError(
@@ -101,6 +102,17 @@ class ClientConfig(Frozen):
     def loopback(self) -> bool:
         """Whether the coordinator's address is this machine."""
         return is_loopback(self.host)
+
+    @property
+    def identity(self) -> Path:
+        """Folder of the site's keys and kit."""
+        return self.state / "identity"
+
+    @property
+    def roots(self) -> str:
+        """PEM file of the authorities behind the coordinator's certificate; "" takes the usual ones."""
+        of_kit = self.identity / "ca.pem"
+        return self.root_certificates or (str(of_kit) if not self.insecure and of_kit.is_file() else "")
 
     @property
     def worker_threads(self) -> int:
@@ -163,7 +175,8 @@ def load_client(site: str, *, file: Path | None = None, **options: Any) -> Clien
             remedy='Give --data DIR, or write `data = "DIR"` into one of these files.',
         )
     source = " and ".join([*([str(path)] if path else []), *(["the command line"] if given or not path else [])])
-    return parse(ClientConfig, merged, source)
+    config = parse(ClientConfig, merged, source)
+    return config if config.server else config.model_copy(update={"server": _server_of_kit(config)})
 
 
 class _Raw(BaseModel):
@@ -173,6 +186,16 @@ class _Raw(BaseModel):
 def _read(path: Path) -> dict[str, Any]:
     values = load_toml(_Raw, path).model_extra or {}
     return {key: _absolute(key, value, path.absolute().parent) for key, value in values.items()}
+
+
+def _server_of_kit(config: ClientConfig) -> str:
+    from omnifed.trust.identity import open_kit
+    from omnifed.trust.signing import Signed
+
+    try:
+        return open_kit(Signed.read((config.identity / "kit.json").read_bytes(), "kit.json")).server
+    except (OSError, OmniFedError):
+        return ""  # who needs the kit itself says what is wrong with it
 
 
 def _absolute(key: str, value: Any, base: Path) -> Any:

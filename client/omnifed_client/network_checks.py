@@ -1,22 +1,28 @@
-"""What can be wrong between this machine and the coordinator: proxy, name, reachability, clock."""
+"""What can be wrong between this machine and the coordinator: proxy, name, reachability, clock, membership."""
 
 from __future__ import annotations
 
 import os
 import ssl
 
+from omnifed.errors import OmniFedError
+from omnifed.trust.identity import SiteIdentity
 from omnifed_client.checks import Finding, unexamined
 from omnifed_client.config import ClientConfig
 from omnifed_client.reach import Probe, probe, proxy_for, trust, unverified, words
+from omnifed_client.standing import ask, refused, standing_of
 from omnifed_client.tls_checks import roots_finding, tls_finding
 
-CLOCK_WARN_S, CLOCK_AHEAD_S, CLOCK_BEHIND_S = 5.0, 60.0, 300.0
-"""Flower's coordinator refuses a signed request that is more than 5 s ahead or 305 s behind, and a reply that is dated
-after the end of its task: the node then waits for ever, and nothing says why."""
+CLOCK_WARN_S, CLOCK_AHEAD_S, CLOCK_BEHIND_S = 3.0, 5.0, 300.0
+"""Flower's coordinator refuses a node's signature that is dated more than 5 s ahead or 305 s behind: the node never
+connects, and nothing says why."""
 
 
 def check_network(config: ClientConfig) -> list[Finding]:
-    """One way to the coordinator, judged step by step: proxy, name, reachability, TLS, clock."""
+    """One way to the coordinator, judged step by step: proxy, name, reachability, TLS, clock, membership."""
+    if not config.server:
+        remedy = "Join first (omnifed-client enrol, then join KIT), or set `server`."
+        return [Finding("coordinator", "warn", "not examined: its address is in the kit", remedy, "OF142")]
     context: ssl.SSLContext | None = None
     if not config.insecure:
         try:
@@ -32,6 +38,7 @@ def check_network(config: ClientConfig) -> list[Finding]:
         reach_finding(config, seen),
         tls_finding(config, seen),
         clock_finding(behind),
+        *standing_findings(config, seen),
     ]
 
 
@@ -135,7 +142,28 @@ def clock_finding(seen: Probe) -> Finding:
     what = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the coordinator"
     remedy = "Switch on time synchronisation, for example: timedatectl set-ntp true (or chrony), and try again."
     if ahead > CLOCK_AHEAD_S or -ahead > CLOCK_BEHIND_S:
-        return Finding("clock", "fail", f"{what}: it would not accept this site", remedy, "OF135")
+        return Finding("clock", "fail", f"{what}: it does not accept this site's signature", remedy, "OF135")
     if abs(ahead) > CLOCK_WARN_S:
         return Finding("clock", "warn", what, remedy, "OF135")
     return Finding("clock", "ok", what)
+
+
+def standing_findings(config: ClientConfig, seen: Probe) -> list[Finding]:
+    """What the coordinator says of this site; nothing without identity, or before the site has joined."""
+    if config.insecure or not (config.identity / "kit.json").is_file():
+        return []
+    if seen.stage != "done":
+        return [unexamined("membership")]
+    try:
+        answer = ask(config, SiteIdentity.load(config.identity))
+    except OmniFedError as error:
+        return [Finding("membership", "fail", error.seen, error.remedy, error.code)]
+    standing = standing_of(answer)
+    if standing is None:
+        remedy = "503: the roster has expired, the coordinator's operator runs omnifed-server rotate; 404: the address "
+        remedy += "is no coordinator of a federation, or a proxy on the way does not publish /v1/standing/."
+        return [Finding("membership", "warn", f"the coordinator answers {answer.status}", remedy, "OF136")]
+    if standing == "member":
+        return [Finding("membership", "ok", f"{config.server} knows this site's key")]
+    refusal = refused(standing, config.server)
+    return [Finding("membership", "fail", refusal.seen, refusal.remedy, refusal.code)]

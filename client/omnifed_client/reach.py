@@ -1,6 +1,7 @@
 """Reaches for the coordinator by the route that Flower's node would take, and says where on it things stop.
 
-Nothing is sent but ``GET /health``. The route: proxy if the environment names one, name, TCP, TLS, HTTP.
+Nothing is sent but ``GET /health``, and the question what this site's public key is to the federation. The route: proxy
+if the environment names one, name, TCP, TLS, HTTP.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Probe:
         error: why it failed.
         proxy: host and port of the proxy on the way, without its password; "" for none.
         addresses: what the first host's name resolved to.
-        status: of the answer to GET /health; 0 for none.
+        status: of the answer; 0 for none.
+        body: of the answer, at most 1000 bytes.
         ahead_s: seconds that this machine's clock is ahead of the Date in the answer; None without one.
         certificate: the coordinator's, as :meth:`ssl.SSLSocket.getpeercert` gives it; empty where it is not readable.
     """
@@ -46,6 +48,7 @@ class Probe:
     proxy: str = ""
     addresses: tuple[str, ...] = ()
     status: int = 0
+    body: bytes = b""
     ahead_s: float | None = None
     certificate: dict[str, Any] = field(default_factory=dict)
 
@@ -63,16 +66,16 @@ def proxy_for(config: ClientConfig) -> str:
 
 
 def trust(config: ClientConfig) -> ssl.SSLContext:
-    """The authorities that Flower's node will trust: the configured file alone, else certifi's list as httpx does.
+    """The authorities that Flower's node will trust: the configured file or the kit's, else certifi's list as httpx.
 
     Raises:
         OSError: if the file cannot be read.
         ssl.SSLError: if it holds no certificate.
         UnicodeDecodeError: if it is not ASCII, which Flower does not take.
     """
-    if config.root_certificates:
+    if config.roots:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_verify_locations(cadata=Path(config.root_certificates).read_bytes().decode("ascii"))
+        context.load_verify_locations(cadata=Path(config.roots).read_bytes().decode("ascii"))
         return context
     if file := os.environ.get("SSL_CERT_FILE"):
         return ssl.create_default_context(cafile=file)
@@ -85,12 +88,13 @@ def trust(config: ClientConfig) -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def probe(config: ClientConfig, context: ssl.SSLContext | None) -> Probe:
+def probe(config: ClientConfig, context: ssl.SSLContext | None, path: str = "/health") -> Probe:
     """Goes the way to the coordinator once. Never raises.
 
     Args:
         config: of the client.
         context: for TLS; None speaks plain HTTP.
+        path: what is asked for.
     """
     seen = Probe()
     connection: http.client.HTTPConnection | None = None
@@ -101,7 +105,7 @@ def probe(config: ClientConfig, context: ssl.SSLContext | None) -> Probe:
             connection.sock = secured = context.wrap_socket(connection.sock, server_hostname=config.host)
             seen.certificate = dict(secured.getpeercert() or {})
         seen.stage = "http"
-        _ask(config, connection, seen, plain=context is None)
+        _ask(config, connection, seen, path, plain=context is None)
         seen.stage = "done"
     except (OSError, http.client.HTTPException, ValueError) as error:
         seen.error = error
@@ -131,16 +135,16 @@ def _start(config: ClientConfig, seen: Probe) -> http.client.HTTPConnection:
     return connection
 
 
-def _ask(config: ClientConfig, connection: http.client.HTTPConnection, seen: Probe, *, plain: bool) -> None:
+def _ask(config: ClientConfig, connection: http.client.HTTPConnection, seen: Probe, path: str, *, plain: bool) -> None:
     through = plain and bool(seen.proxy)
     headers = {"Host": config.server, "Connection": "close"}
     if through:
         headers |= _credentials(urlsplit(proxy_for(config)))
     sent = time.time()
-    connection.request("GET", f"http://{config.server}/health" if through else "/health", headers=headers)
+    connection.request("GET", f"http://{config.server}{path}" if through else path, headers=headers)
     answer = connection.getresponse()
     middle = (sent + time.time()) / 2
-    seen.status = answer.status
+    seen.status, seen.body = answer.status, answer.read(1000)
     if date := answer.getheader("Date"):
         # The header counts whole seconds: on average it is half a second old.
         seen.ahead_s = middle - parsedate_to_datetime(date).timestamp() - 0.5

@@ -17,19 +17,20 @@ from omnifed.errors import OmniFedError
 from omnifed.files import write_atomic
 from omnifed.processes import Child, alone, flower, flower_env, free_port, listens, unheard
 from omnifed.tail import Tail
+from omnifed.trust.expiry import warnings_of_site
+from omnifed.trust.identity import SiteIdentity
 from omnifed_client.config import ClientConfig
+from omnifed_client.standing import asked_refusal, known_refusal
 from omnifed_client.state_checks import stamp_state
 
 SILENCE_S = 90.0
 """A node without an answer for three heartbeats, while the coordinator is there, is a zombie."""
 ENDING_S = 15.0
 """Seconds that the node of a killed client may take to notice it and leave its port."""
-PLAIN_AFTER = 3
-"""Quick ends of the forking SuperExec after which Flower's own way to start an application is used."""
 HINT_AFTER = 3
-"""Quick ends of the node after which the doctor is named."""
-TASK_LOST = 75
-"""Exit status of a SuperExec one of whose tasks ended without an answer; no sign of another Flower."""
+"""Quick ends of a program after which the doctor is named."""
+REFUSED_AFTER = 3
+"""Times that the coordinator is asked whether it really refuses this site."""
 POLL_S = 0.5
 
 
@@ -44,7 +45,8 @@ class Site:
 
     def __init__(self, config: ClientConfig, say: Callable[[str], None], *, once: bool = False) -> None:
         self.config, self.say, self.once = config, say, once
-        self.warm = config.warm
+        self.identity: SiteIdentity | None = None
+        self.refusals = 0
         self.connected: bool | None = None
         self.children: tuple[Child, ...] = ()
         self._node_since = self._ending_s = 0.0
@@ -59,8 +61,10 @@ class Site:
             Exit status: 0.
 
         Raises:
-            OmniFedError: OF552 if the site's client runs already; what is wrong with the data.
+            OmniFedError: OF552 if the site's client runs already, OF804 if it has not joined, OF133 if the identity is
+                another site's, OF810 to OF813 if the federation does not take it; what is wrong with the data.
         """
+        self._identify()
         state = self.config.state
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         with alone(state / "client.lock", f"the client of {self.config.site}") as killed:
@@ -76,6 +80,22 @@ class Site:
                 for child in reversed(self.children):
                     child.stop()
                 shutil.rmtree(runtime, ignore_errors=True)
+
+    def _identify(self) -> None:
+        if self.config.insecure:
+            return
+        self.identity = SiteIdentity.load(self.config.identity)
+        if self.identity.site != self.config.site:
+            raise OmniFedError(
+                "OF133",
+                "A site must have one registered name everywhere.",
+                seen=f"--site {self.config.site}, but {self.config.identity} is {self.identity.site}'s",
+                remedy="Correct --site, or give each site a state folder of its own.",
+            )
+        for line in warnings_of_site(self.identity):
+            self.say(line)
+        if error := known_refusal(self.identity):
+            raise error
 
     def _prepare(self, runtime: Path) -> None:
         """Decodes what is new among the images, in a process whose memory is given back."""
@@ -102,25 +122,25 @@ class Site:
             "OMNIFED_NODE_STATUS": str(self.node_status),
         }
         port = config.node_port or free_port()
-        trust = ["--root-certificates", config.root_certificates] if config.root_certificates else []
-        node = [
-            *("--superlink", config.server, "--host", "127.0.0.1", "--port", str(port)),
-            *("--node-config", f'site="{config.site}"', *(["--insecure"] if config.insecure else trust)),
-        ]
-        apart = ["--isolation", "process", "--superexec-auth-secret-file", str(secret)] if self.warm else []
+        trust = ["--insecure"]
+        if self.identity:
+            key = str(self.identity.node_key)
+            trust = ["--root-certificates", config.roots, "--auth-supernode-private-key", key]
+        node = flower(
+            *("supernode", "--superlink", config.server, "--host", "127.0.0.1", "--port", str(port), *trust),
+            *("--node-config", f'site="{config.site}"'),
+            *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
+        )
+        execute = flower(
+            *("superexec", "--runtime-api-address", f"127.0.0.1:{port}", "--app", "omnifed_client.app:app"),
+            *("--superexec-auth-secret-file", str(secret)),
+        )
+        # Without its SuperNode the SuperExec would wait, and look again after up to ten seconds only.
+        there = partial(listens, "127.0.0.1", port)
         self.worker = Child("worker", work, logs / "worker.log", env={"OMP_NUM_THREADS": threads})
-        self.node = Child("node", flower("supernode", *node, *apart), logs / "node.log", env=env)
-        self.children = (self.worker, self.node)
-        if self.warm:
-            execute = flower(
-                *("superexec", "--runtime-api-address", f"127.0.0.1:{port}", "--app", "omnifed_client.app:app"),
-                *("--superexec-auth-secret-file", str(secret)),
-            )
-            # Without its SuperNode it would wait, and look again after up to ten seconds only.
-            there = partial(listens, "127.0.0.1", port)
-            self.exec = Child("exec", execute, logs / "exec.log", env=env, ready=there)
-            self.children = (self.worker, self.node, self.exec)
-        self._runtime = runtime
+        self.node = Child("node", node, logs / "node.log", env=env)
+        self.exec = Child("exec", execute, logs / "exec.log", env=env, ready=there)
+        self.children = (self.worker, self.node, self.exec)
 
     def _loop(self, tick: Callable[[Site], None]) -> int:
         tasks = Tail(self.config.state / "events.jsonl")
@@ -163,23 +183,26 @@ class Site:
             self.connected = False
             self._node_since = time.time()
             self.say(f"the connection ended ({cause}); connecting again")
-            if child.quick_ends == HINT_AFTER:
-                self.say(f"it does not last: run omnifed-client doctor --site {self.config.site} (clock? certificate?)")
+            self._ask_why()
         else:
             self.say(f"the {child.name} process ended ({cause}); it is started again, see {child.log}")
-        if not self.warm or child is not self.exec:
-            return
-        if status > 0 and status != TASK_LOST and child.quick_ends >= PLAIN_AFTER:
-            self.say("warm tasks do not work with this Flower: falling back to a new process for each")
-            for other in self.children:
-                other.stop()
-            self.warm = False
-            self._make(self._runtime)
-            self._start()
-        else:
+        if child.quick_ends == HINT_AFTER:
+            self.say(f"it does not last: run omnifed-client doctor --site {self.config.site} (clock? versions?)")
+        if child is self.exec:
             # The SuperNode would wait for the task that was lost with it, and do nothing else; the coordinator sends it
             # again to the next one.
             self.node.stop()
+
+    def _ask_why(self) -> None:
+        """Ends this client if the coordinator says again and again that it does not take this site."""
+        if self.identity is None:
+            return
+        error = asked_refusal(self.config, self.identity)
+        self.refusals = self.refusals + 1 if error else 0
+        if error and self.refusals >= REFUSED_AFTER:
+            raise error
+        if error:
+            self.say(error.public)
 
     def _watch_node(self) -> None:
         """Tells when the coordinator comes and goes, and restarts a node that no longer hears it."""
@@ -191,7 +214,7 @@ class Site:
         if self.node.poll() is None and time.time() - max(contact, self._node_since) > SILENCE_S:
             self._node_since = time.time()
             config = self.config
-            roots, direct = config.root_certificates, config.loopback
+            roots, direct = config.roots, config.loopback
             if not unheard(config.server, insecure=config.insecure, root_certificates=roots, direct=direct):
                 self.say("the coordinator is there, but the node does not hear it: it is started again")
                 self.node.stop()

@@ -7,6 +7,7 @@ import ssl
 import time
 from typing import Any
 
+from omnifed.errors import OmniFedError
 from omnifed_client.checks import Finding, unexamined
 from omnifed_client.config import ClientConfig
 from omnifed_client.reach import Probe, presented, words
@@ -17,7 +18,7 @@ _HOSTNAME_MISMATCH, _IP_MISMATCH, _EXPIRED, _NOT_YET = 62, 64, 10, 9  # X509_V_E
 
 def roots_finding(config: ClientConfig, error: Exception) -> Finding:
     """For root certificates that cannot be used at all."""
-    where = config.root_certificates or os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR") or ""
+    where = config.roots or os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR") or ""
     remedy = "Give the PEM file of the authority that signed the coordinator's certificate, in ASCII."
     return Finding("tls", "fail", f"root certificates {where}: {words(error)}", remedy, "OF137")
 
@@ -61,8 +62,28 @@ def _tls_failed(config: ClientConfig, error: Exception) -> Finding:
         why, remedy = "the certificate is not valid yet", "Set the clock of this machine (see clock)."
     else:
         why = f"the certificate of {names}, issued by {_issuer(shown)}, is not trusted: {error.verify_message}"
+        if config.roots and not config.root_certificates:
+            stranger = another_authority(config)
+            return Finding("tls", "fail", f"{why}; the kit names another authority", stranger.remedy, stranger.code)
         remedy = "Set root_certificates to the PEM file of the coordinator's authority (or of a proxy that opens TLS)."
     return Finding("tls", "fail", why, remedy, "OF137")
+
+
+def is_untrusted(error: Exception | None) -> bool:
+    """Whether a certificate was refused for who has signed it, not for its names or its time."""
+    named = (_HOSTNAME_MISMATCH, _IP_MISMATCH, _EXPIRED, _NOT_YET)
+    return isinstance(error, ssl.SSLCertVerificationError) and error.verify_code not in named
+
+
+def another_authority(config: ClientConfig) -> OmniFedError:
+    """The error of a site that meets another federation's coordinator, or somebody in between."""
+    return OmniFedError(
+        "OF813",
+        "A site talks to the coordinator of its own federation only: its certificate is signed by the kit's authority.",
+        seen=f"{config.server}: signed by another authority than {config.roots}",
+        remedy="Check `server`, and with the coordinator's operator that the federation was not founded anew (then "
+        "enrol and join again). Behind a proxy that opens TLS set root_certificates to that proxy's authority.",
+    )
 
 
 def certificate_names(certificate: dict[str, Any]) -> list[str]:

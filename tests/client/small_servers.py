@@ -24,7 +24,7 @@ Key = ec.EllipticCurvePrivateKey
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers GET /health; as a proxy also CONNECT and absolute addresses."""
+    """Answers GET; as a proxy also CONNECT and absolute addresses."""
 
     server: Coordinator
 
@@ -32,14 +32,15 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(self.path)
         if self.server.wants_login and not self.headers.get("Proxy-Authorization"):
             return self._answer(407)
-        return self._answer(self.server.status)
+        return self._answer(self.server.status, self.server.bodies.get(self.path, b""))
 
-    def _answer(self, status: int) -> None:
+    def _answer(self, status: int, body: bytes = b"") -> None:
         self.send_response_only(status)
         if self.server.clock_s is not None:
             self.send_header("Date", formatdate(time() + self.server.clock_s, usegmt=True))
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.wfile.write(body)
 
     def do_CONNECT(self) -> None:
         self.server.asked.append(self.path)
@@ -78,6 +79,7 @@ class Coordinator(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked: list[str] = []
+        self.bodies: dict[str, bytes] = {}
 
     @property
     def port(self) -> int:

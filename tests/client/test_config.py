@@ -10,6 +10,8 @@ import pytest
 
 from omnifed.data.site import SiteConfig
 from omnifed.errors import OmniFedError
+from omnifed.trust.authority import admit, found
+from omnifed.trust.enrolment import enrol, join
 from omnifed_client.config import ClientConfig, config_places, default_state, find_config, load_client, split_address
 
 EXAMPLES = Path(__file__).parents[2] / "client" / "example"
@@ -40,8 +42,9 @@ def test_without_a_file_options_and_defaults_make_it(tmp_path: Path) -> None:
     found = load_client("ct", data="data", server=None)
     assert found.data == tmp_path / "work" / "data"
     assert found.state == tmp_path / "home" / ".local" / "state" / "omnifed" / "ct"
-    assert (found.server, found.host, found.port, found.scheme) == ("127.0.0.1:8000", "127.0.0.1", 8000, "https")
-    assert found.warm
+    assert (found.server, found.scheme, found.roots) == ("", "https", ""), "a site that has not joined knows no address"
+    here = load_client("ct", data="data", insecure=True)
+    assert (here.server, here.host, here.port, here.scheme) == ("127.0.0.1:8000", "127.0.0.1", 8000, "http")
     assert (found.node_port, found.metrics_port, found.min_free_gb) == (0, 0, 2.0)
     assert found.worker_threads >= 1
     assert load_client("ct", data=".", threads=3).worker_threads == 3
@@ -127,10 +130,25 @@ def test_names_are_those_of_the_data() -> None:
 
 @pytest.mark.parametrize(
     "server",
-    ["", "host", "host:", ":80", "host:0", "host:99999", "https://host:443", "host:80/path", "u@host:80", "::1:80"],
+    ["host", "host:", ":80", "host:0", "host:99999", "https://host:443", "host:80/path", "u@host:80", "::1:80"],
 )
 def test_an_address_is_host_and_port(server: str) -> None:
     assert code(data=".", server=server) == "OF102"
+
+
+def test_a_site_that_has_joined_knows_address_and_authority_from_its_kit(tmp_path: Path) -> None:
+    coordinator = tmp_path / "coordinator"
+    found(coordinator, "test", "fed.example.org:443")
+    own = default_state("ct") / "identity"
+    join(own, admit(coordinator, enrol(own, "ct")))
+    config = load_client("ct", data=".")
+    assert (config.server, config.roots) == ("fed.example.org:443", str(own / "ca.pem"))
+    other = load_client("ct", data=".", server="10.0.0.1:1", root_certificates="proxy.pem")
+    assert (other.server, other.roots) == ("10.0.0.1:1", str(tmp_path / "work" / "proxy.pem"))
+    alone = load_client("ct", data=".", insecure=True)
+    assert (alone.server, alone.roots) == ("127.0.0.1:8000", "")
+    (own / "kit.json").write_text("{")
+    assert load_client("ct", data=".").server == "", "who needs the kit itself says what is wrong with it"
 
 
 def test_ipv6_loses_its_brackets() -> None:
@@ -139,10 +157,9 @@ def test_ipv6_loses_its_brackets() -> None:
 
 def test_the_examples_load() -> None:
     site = load_client("chaos_ct", file=EXAMPLES / "site.toml")
-    assert site.server == "omnifed.example.org:443"
     for name, field in ClientConfig.model_fields.items():
         assert name in (EXAMPLES / "site.toml").read_text()
-        if name not in ("site", "data", "server", "state"):
+        if name not in ("site", "data", "state"):
             assert getattr(site, name) == field.default, name
     assert load_client("any", file=EXAMPLES / "loopback.toml").insecure
 

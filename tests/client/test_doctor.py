@@ -68,7 +68,9 @@ def test_a_healthy_coordinator(tmp_path: Path) -> None:
     [
         (0.0, "ok", ""),
         (20.0, "warn", "20 s behind"),
-        (-20.0, "warn", "20 s ahead of"),
+        (-2.0, "ok", "2 s ahead of"),
+        (-4.2, "warn", "4 s ahead of"),
+        (-7.0, "fail", "7 s ahead of"),
         (-90.0, "fail", "90 s ahead of"),
         (90.0, "warn", "90 s behind"),
         (600.0, "fail", "600 s behind"),
@@ -446,8 +448,8 @@ def test_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         found = doctor.examine(client(tmp_path, server.port, min_free_gb=0))
     assert [f.name for f in found if f.state == "fail"] == []
     assert [f.name for f in found] == [
-        "versions", "proxy", "name", "coordinator", "tls", "clock", "disk", "memory", "state folder", "earlier state",
-        "node port", "device", "data", "site name",
+        "versions", "identity", "proxy", "name", "coordinator", "tls", "clock", "disk", "memory", "state folder",
+        "earlier state", "node port", "device", "data", "site name",
     ]  # fmt: skip
     out = io.StringIO()
     assert doctor.print_findings(found, Console(file=out, width=100)) == 0
