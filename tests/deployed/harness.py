@@ -24,6 +24,8 @@ import numpy as np
 from PIL import Image
 
 from omnifed.processes import free_port
+from omnifed.trust.authority import admit, found, revoke
+from omnifed.trust.enrolment import enrol, join
 
 MARK, SITE = "OMNIFED_TEST_MARK", "OMNIFED_TEST_SITE"
 """Variables of the environment of every process that a federation of the tests starts, however indirectly."""
@@ -100,6 +102,8 @@ class Federation:
         sites: names; each gets its made images.
         env: added to the environment of all processes.
         images: a site.
+        identity: TLS, keys and a roster; all sites are admitted and have joined. Else plain HTTP.
+        admitted: of the sites, if not all.
         settings: of the federation file, on top of :data:`SETTINGS`; the quorum is all sites unless given, so that
             no fault may change the result.
     """
@@ -111,6 +115,8 @@ class Federation:
         *,
         env: Mapping[str, str] | None = None,
         images: int = 8,
+        identity: bool = False,
+        admitted: Iterable[str] | None = None,
         **settings: Any,
     ) -> None:
         self.folder, self.sites, self.run = folder, tuple(sites), folder / "run"
@@ -119,6 +125,13 @@ class Federation:
         quorum = max(1.0, float(len(self.sites)))
         self.settings = {**SETTINGS, "sites": list(self.sites), "port": self.port, "quorum": quorum, **settings}
         folder.mkdir(parents=True, exist_ok=True)
+        self.coordinator, self.identity = folder / "coordinator", identity
+        if identity:
+            del self.settings["insecure"]
+            self.settings["identity"] = str(self.coordinator)
+            found(self.coordinator, "test", f"127.0.0.1:{self.port}")
+            for site in self.sites if admitted is None else admitted:
+                self.admit(site)
         self.file.write_text(toml(self.settings))
         for site in self.sites:
             make_site(self.data(site), site, images)
@@ -144,6 +157,17 @@ class Federation:
         for started in (self.server, *self.clients.values()):
             if started:
                 started.wait(10)
+
+    # Belonging --------------------------------------------------------------------------------------------------
+
+    def admit(self, site: str) -> None:
+        """Enrols, admits and joins a site."""
+        own = self.state(site) / "identity"
+        join(own, admit(self.coordinator, enrol(own, site)))
+
+    def revoke(self, site: str) -> None:
+        """Ends the membership of a site."""
+        revoke(self.coordinator, site)
 
     # Starting ---------------------------------------------------------------------------------------------------
 
@@ -179,10 +203,17 @@ class Federation:
         """
         command = [
             *("omnifed-client", "--site", site, "--data", str(self.data(site)), "--state", str(self.state(site))),
-            *("--server", server or f"127.0.0.1:{self.port}", "--insecure", *arguments),
+            *self.reach(server),
+            *arguments,
         ]
         self.clients[site] = self._start(f"client-{site}.log", command, {SITE: site, **(env or {})})
         return self.clients[site]
+
+    def reach(self, server: str = "") -> tuple[str, ...]:
+        """Options of a client for its way to ``server``: with identity the kit knows it."""
+        insecure = () if self.identity else ("--insecure",)
+        given = server or ("" if self.identity else f"127.0.0.1:{self.port}")
+        return (*(("--server", given) if given else ()), *insecure)
 
     def start(self) -> None:
         """Starts the coordinator and all clients."""
@@ -432,6 +463,7 @@ _ROLES = (
     ("flwr-serverapp", "serverapp"),
     ("flwr-clientapp", "clientapp"),
     ("worker.sock", "worker"),
+    ("nginx", "nginx"),
     ("omnifed_client.worker", "prepare"),
     ("omnifed-server --federation", "server"),
     ("omnifed-server resume", "server"),

@@ -223,13 +223,3 @@ def test_a_client_that_comes_once_leaves_after_one_task(tmp_path: Path, referenc
         check(federation, references)
         done = [e["kind"] for e in federation.site_events("north") if e.get("state") == "finished"]
         assert done == ["fit", "evaluate", "evaluate"]
-
-
-def test_plain_mode_ends_in_the_same_weights(tmp_path: Path, references: References) -> None:
-    with Federation(tmp_path, rounds=1) as federation:
-        federation.start_server()
-        federation.start_client("north", "--plain")
-        federation.start_client("east")
-        federation.wait_event(lambda event: event["event"] == "round" and event["site"] == "north", 150)
-        assert not federation.pids("superexec", "north")
-        check(federation, references)
