@@ -90,7 +90,7 @@ def quantise(model: bytes, images: np.ndarray, calibration: Calibration = "minma
                 seen=f"{type(error).__name__}: {str(error)[:300]}",
                 remedy="Use the versions of onnx and onnxruntime that OmniFed's site extra names, or --precision fp32.",
             ) from None
-        done = onnx.load(target)
+        done = onnx.load(target, load_external_data=False)
     strip(done.graph)
     set_card(done, card.model_copy(update={"precision": "int8"}))
     return done.SerializeToString()
