@@ -27,6 +27,8 @@ CHECKS: dict[str, Check] = {
     "memory": checks.check_memory,
     "state folder": state_checks.check_state,
     "earlier state": state_checks.check_stamp,
+    "policy": state_checks.check_policy,
+    "audit log": state_checks.check_audit,
     "ports": checks.check_ports,
     "device": checks.check_device,
     "data": check_data,

@@ -6,16 +6,23 @@ import json
 import os
 import stat
 import tempfile
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
 import omnifed
+from omnifed.errors import OmniFedError
 from omnifed.files import write_json
-from omnifed_client.checks import Finding
+from omnifed.trust.audit import FOLDER, AuditLog, own_keys
+from omnifed.trust.identity import SiteIdentity
+from omnifed.trust.policy import FILE, read_policy
+from omnifed_client.checks import Finding, unexamined
 from omnifed_client.config import ClientConfig
 
 STAMP = "version.json"
 """In the state folder: which version wrote it, for which site."""
+SOON_DAYS = 14
+_REVIEW = "Review policy.toml, then: omnifed-client policy sign --site NAME"
 
 
 def check_disk(config: ClientConfig) -> Finding:
@@ -75,6 +82,41 @@ def check_stamp(config: ClientConfig) -> Finding:
         remedy = f"Finish a running campaign with omnifed {version}; for a new one {away}."
         return Finding("earlier state", "warn", seen, remedy, "OF140")
     return Finding("earlier state", "ok", seen)
+
+
+def check_policy(config: ClientConfig) -> Finding:
+    """Whether the site's policy is in force."""
+    if config.insecure and not (config.identity / FILE).is_file():
+        return Finding("policy", "ok", "none: with --insecure nothing is forbidden")
+    try:
+        # What other findings are about (no identity) is no second failure here.
+        keys = None if config.insecure else own_keys(SiteIdentity.load(config.identity))
+    except OmniFedError:
+        return unexamined("policy")
+    if not (config.identity / FILE).is_file() and not (config.state / FOLDER).exists():
+        return Finding("policy", "warn", "none yet: the first start writes a cautious one", _REVIEW, "OF820")
+    try:
+        policy = read_policy(config.identity, keys)
+    except OmniFedError as error:
+        return Finding("policy", "fail", error.seen, error.remedy, error.code)
+    left = (policy.expires - datetime.now(UTC).date()).days
+    seen = f"in force until {policy.expires}, modes {', '.join(policy.modes)}"
+    return Finding("policy", "warn", seen, _REVIEW, "OF821") if left < SOON_DAYS else Finding("policy", "ok", seen)
+
+
+def check_audit(config: ClientConfig) -> Finding:
+    """Whether the audit log is whole."""
+    try:
+        identity = None if config.insecure else SiteIdentity.load(config.identity)
+    except OmniFedError:
+        return unexamined("audit log")
+    if identity is None:
+        return Finding("audit log", "ok", "none with --insecure")
+    try:
+        head = AuditLog.of(config.state, identity).verify() if (config.state / FOLDER).exists() else None
+    except OmniFedError as error:
+        return Finding("audit log", "fail", error.seen, error.remedy, error.code)
+    return Finding("audit log", "ok", f"{head.count} entries, whole" if head else "no entry yet")
 
 
 def stamp_state(config: ClientConfig) -> None:
