@@ -136,9 +136,9 @@ class CoordinatorSeal:
         """Whom a reply claims to be from, if the roster has that name; "" otherwise. For a log, not to rely on."""
         try:
             name = claimed_sender(_envelope(record))
-            return name if self.identity.roster().member(name) else ""
         except OmniFedError:
-            return ""
+            name = getattr(_refusal(record), "site", "")
+        return name if self.identity.held().member(name) else ""
 
 
 class Guard(Protocol):
@@ -291,10 +291,16 @@ def _arrays(record: RecordDict) -> ArrayRecord:
 
 def _with_refusal(error: OmniFedError, record: RecordDict) -> OmniFedError:
     """``error``, and the number with which a site refuses that cannot sign: nothing depends on it but a person."""
+    refusal = _refusal(record)
+    if refusal is None or not re.fullmatch(r"OF\d{3}", refusal.code):
+        return error
+    rule = f"{error.rule} What came says {refusal.code}."
+    return OmniFedError(error.code, rule, seen=error.seen, remedy=error.remedy)
+
+
+def _refusal(record: RecordDict) -> FailedReply | None:
     try:
         reply = body_of(record, REPLIES)
     except OmniFedError:
-        return error
-    if not isinstance(reply, FailedReply) or not re.fullmatch(r"OF\d{3}", reply.code):
-        return error
-    return OmniFedError(error.code, f"{error.rule} What came says {reply.code}.", seen=error.seen, remedy=error.remedy)
+        return None
+    return reply if isinstance(reply, FailedReply) else None

@@ -333,6 +333,12 @@ def test_the_number_of_an_unsigned_refusal_is_shown(made: Made) -> None:
     run = Run(made, up=on_fits(UP["an unsigned refusal"]))
     (arrival,) = run.pool.run({"b": (fit("b"), STATE_OF_ALL)})
     assert arrival.reply.rule.endswith("What came says OF812.")
+    # Also of a site that cannot even say hello: whoever looks at the campaign must see why it is not there.
+    pool = TaskPool(
+        Attacked(run.app, ["b"], up=lambda site, content: UP["an unsigned refusal"](content)), seal=run.seal
+    )
+    assert pool.hello() == {}
+    assert pool.roster.failed["b"].rule.endswith("What came says OF812.")
 
 
 @pytest.mark.parametrize(
