@@ -118,3 +118,13 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str | bytes, number: str) -
         with pytest.raises(OmniFedError) as caught:
             use()
         assert caught.value.code == number
+
+
+def test_the_page_and_the_example_say_all_keys(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "policy.md").read_text()
+    assert all(f"| `{key}` |" in page for key in Policy.model_fields)
+    example = (root / "client" / "example" / "policy.toml").read_text()
+    (tmp_path / FILE).write_text(example)
+    assert load_policy(tmp_path).modes == ("private",)
+    assert example.partition("moments")[0].splitlines()[2:] == page.partition("```\nexpires")[2].splitlines()
