@@ -4,13 +4,14 @@ BIN := .venv/bin
 OUT ?= runs/demo
 DATA ?= ../shared/data
 EDGE_OUT ?= runs/bench-edge
+SBOM ?= dist/omnifed.cdx.json
 PAPER := omnisegnet:compact,omnisegnet:balanced,omnisegnet:accurate
 EDGE := omnisegnet:compact-edge,omnisegnet:balanced-edge,omnisegnet:accurate-edge
 RIVALS := cmunext-s,cmunext,cmunext-l,unet,segformer-b0,swinunetr
 BASE := omnisegnet:compact,stem_stride=2,fusion=depthwise
 LEVERS := omnisegnet:compact,stem_stride=2,$(BASE),$(BASE),head=shuffle,$(BASE),upsample=nearest,$(BASE),expansion=2,$(BASE),se=stage,$(BASE),se=false
 
-.PHONY: env demo test test-slow test-faults lint bench bench-edge clean
+.PHONY: env demo test test-slow test-faults lint bench bench-edge sbom clean
 
 env: .venv/.installed
 
@@ -50,6 +51,7 @@ bench: env
 	$(BIN)/python benchmarks/weight_search.py
 	$(BIN)/python benchmarks/search_real.py --image-size 64 --full 6
 	$(BIN)/python benchmarks/predict_cost.py
+	$(BIN)/python benchmarks/vault_cost.py
 	$(BIN)/python benchmarks/arms.py --preset hospitals --hold-out west --out runs/bench-hospitals
 
 # Students and rivals on real sites: Dice, latency, memory, report with a Pareto plot. Hours; what is there is not made again.
@@ -60,6 +62,11 @@ bench-edge: env
 	  --dice --data $(DATA) --out $(EDGE_OUT)
 	$(BIN)/python benchmarks/edge_report.py $(EDGE_OUT) --pair omnisegnet:compact-edge cmunext-s \
 	  --pair omnisegnet:balanced-edge cmunext --pair omnisegnet:accurate-edge cmunext-l
+
+# Every package of the environment with its version, as CycloneDX; the same environment gives the same file.
+sbom: env
+	mkdir -p $(dir $(SBOM))
+	$(BIN)/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --sv 1.6 -o $(SBOM) $(BIN)/python
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache
