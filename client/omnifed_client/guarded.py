@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from datetime import date
 from pathlib import Path
-from typing import NoReturn
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from omnifed.config import Frozen
 from omnifed.errors import OmniFedError
@@ -19,22 +17,20 @@ from omnifed.federation.tasks import (
     FailedReply,
     FitTask,
     HelloTask,
-    PrivateTask,
     Reply,
     Task,
-    TrialTask,
+    UnmaskTask,
 )
 from omnifed.files import write_atomic
-from omnifed.privacy.spec import PrivacySpec, least_threshold
+from omnifed.privacy.dp import ledger
 from omnifed.privacy.suppress import suppress
 from omnifed.states import State
 from omnifed.trust.audit import AuditLog, What, own_keys
 from omnifed.trust.identity import SiteIdentity
 from omnifed.trust.locked import locked
 from omnifed.trust.policy import FILE, SIGNATURE, Policy, first_policy, policy_hash, read_policy
-from omnifed.trust.roster import Roster
-from omnifed.trust.signing import fingerprint
 from omnifed_client.config import ClientConfig
+from omnifed_client.permission import narrow, refuse
 from omnifed_client.store import SiteStore
 
 log = logging.getLogger("omnifed.client")
@@ -82,10 +78,12 @@ class Served(Frozen):
     Attributes:
         policy: hash of the one that was last in force.
         campaigns: by name, digests of the trainings that each has asked for.
+        releases: of differential privacy that the audit log has.
     """
 
     policy: str = ""
     campaigns: dict[str, tuple[str, ...]] = {}
+    releases: int = Field(0, ge=0)
 
 
 class GuardedExecutor:
@@ -110,7 +108,7 @@ class GuardedExecutor:
         site: str,
     ) -> None:
         self.inner, self.policy, self.identity, self.audit = inner, policy, identity, audit
-        self.folder, self.site = store.folder / "identity", site
+        self.folder, self.state, self.site = store.folder / "identity", store.folder, site
 
     def execute(self, task: Task, state: State) -> tuple[Reply, State]:
         """Does one task, or refuses it with the number of the rule that it breaks."""
@@ -149,15 +147,26 @@ class GuardedExecutor:
                 self.audit.add("policy", sha256=seen)
             asked = set(served.campaigns.get(task.campaign, ()))
             if task.campaign not in served.campaigns and len(served.campaigns) >= self.policy.max_campaigns:
-                _refuse("OF823", "A site's policy bounds the number of campaigns.", f"{len(served.campaigns)} so far")
+                refuse("OF823", "A site's policy bounds the number of campaigns.", f"{len(served.campaigns)} so far")
             if isinstance(task, FitTask):
                 asked.add(_training(task))
                 if len(asked) > self.policy.max_rounds:
-                    _refuse("OF823", "A site's policy bounds the trainings of a campaign.", f"{len(asked)} asked for")
+                    refuse("OF823", "A site's policy bounds the trainings of a campaign.", f"{len(asked)} asked for")
             campaigns = {**served.campaigns, task.campaign: tuple(sorted(asked))}
-            now = Served(policy=seen, campaigns=campaigns)
-            if now != served:
-                write_atomic(file, now.model_dump_json().encode(), mode=0o600)
+            _write(file, served, served.model_copy(update={"policy": seen, "campaigns": campaigns}))
+
+    def _note_spent(self) -> None:
+        """Notes what was booked in the ledger of differential privacy, also by a task that was killed since."""
+        if self.audit is None:
+            return
+        file = self.folder / SERVED
+        with locked(self.folder / "served.lock"):
+            served = _served(file)
+            releases = ledger.Ledger(self.state / ledger.FOLDER).releases
+            for new in releases[served.releases :]:
+                about = new.model_dump(include={"campaign", "arm", "round", "sigma", "rate", "steps", "delta"})
+                self.audit.add("epsilon", **about)
+            _write(file, served, served.model_copy(update={"releases": len(releases)}))
 
     def _refusal(self, task: Task, error: OmniFedError) -> FailedReply:
         try:
@@ -169,16 +178,16 @@ class GuardedExecutor:
     def _note_end(self, task: Task, reply: Reply) -> None:
         if isinstance(task, HelloTask):
             return
+        if isinstance(task, FitTask) and task.privacy.dp:
+            self._note_spent()
         if isinstance(reply, FailedReply):
             self._note("failed", task, code=reply.code)
             return
-        if isinstance(task, FitTask):
-            dp = task.privacy.dp
-            self._note("finished", task, round=task.round, mode=task.privacy.mode, epsilon=dp.epsilon if dp else 0.0)
-        else:
-            self._note("finished", task)
+        self._note("finished", task, **({"mode": task.privacy.mode} if isinstance(task, FitTask) else {}))
         if isinstance(reply, ExportReply):
             self._note("exported", task, sha256=reply.sha256)
+        if isinstance(task, UnmaskTask):
+            self._note("session", task, round=task.round, attempt=task.attempt)
 
     def _note(self, what: What, task: Task, **fields: str | int | float) -> None:
         if self.audit:
@@ -186,59 +195,6 @@ class GuardedExecutor:
 
     def _failed(self, task: Task, error: OmniFedError) -> FailedReply:
         return FailedReply(id=task.id, site=self.site, code=error.code, rule=error.rule)
-
-
-def narrow(task: Task, policy: Policy, roster: Roster | None, today: date | None = None) -> Task:
-    """The task as the policy permits it: the smaller epsilon holds; everything else is permitted or refused, as all
-    sites of a campaign must do the same.
-
-    Args:
-        task: no greeting.
-        policy: of the site.
-        roster: that the site holds; None without identity.
-        today: for tests.
-
-    Raises:
-        OmniFedError: OF821 to OF825.
-    """
-    policy.check_date(today)
-    kind = "fit" if isinstance(task, PrivateTask) else task.kind
-    if task.purpose not in policy.purposes:
-        _refuse("OF822", "A site serves the purposes that its policy lists.", task.purpose)
-    if kind not in policy.tasks:
-        _refuse("OF822", "A site serves the kinds of task that its policy lists.", kind)
-    if isinstance(task, PrivateTask) and "private" not in policy.modes:
-        _refuse("OF822", "Weights leave a site in the modes that its policy lists.", "private")
-    if isinstance(task, TrialTask) and policy.require_dp:
-        _refuse("OF825", "This site trains with differential privacy only.", task.kind)
-    return _narrow_fit(task, policy, roster) if isinstance(task, FitTask) else task
-
-
-def _narrow_fit(task: FitTask, policy: Policy, roster: Roster | None) -> FitTask:
-    asked = task.privacy
-    if task.upload != "none" and asked.mode not in policy.modes:
-        _refuse("OF822", "Weights leave a site in the modes that its policy lists.", asked.mode)
-    if asked.mode == "private":
-        _check_private(asked, policy, roster)
-    if asked.dp is None:
-        if policy.require_dp:
-            _refuse("OF825", "This site trains with differential privacy only.", task.kind)
-        return task
-    if not policy.epsilon or asked.dp.epsilon <= policy.epsilon:
-        return task
-    dp = asked.dp.model_copy(update={"epsilon": policy.epsilon})
-    return task.model_copy(update={"privacy": asked.model_copy(update={"dp": dp})})
-
-
-def _check_private(asked: PrivacySpec, policy: Policy, roster: Roster | None) -> None:
-    if len(asked.sites) < policy.min_sites:
-        _refuse("OF824", "A private round needs as many sites as the site's policy asks for.", f"{len(asked.sites)}")
-    if asked.threshold < (policy.min_threshold or least_threshold(len(asked.sites))):
-        _refuse("OF824", "A private round needs the threshold that the site's policy asks for.", f"{asked.threshold}")
-    for site, wanted in policy.partners.items():
-        keys = roster.keys_of(site) if roster and site in asked.sites else ()
-        if wanted.replace(" ", "") not in {fingerprint(key).replace(" ", "") for key in keys}:
-            _refuse("OF824", "A private round needs the partners that the site's policy names, with their keys.", site)
 
 
 def _training(task: FitTask) -> str:
@@ -254,13 +210,9 @@ def _served(file: Path) -> Served:
         return Served.model_validate_json(file.read_bytes())
     except ValidationError:
         rule = "A site's policy bounds campaigns and trainings: their count must be whole."
-        _refuse("OF823", rule, f"{file} is damaged")
+        refuse("OF823", rule, f"{file} is damaged")
 
 
-def _refuse(code: str, rule: str, seen: str) -> NoReturn:
-    raise OmniFedError(
-        code,
-        rule,
-        seen=seen,
-        remedy="The site decides: omnifed-client policy show --site NAME; or leave the site out of this campaign.",
-    )
+def _write(file: Path, before: Served, now: Served) -> None:
+    if now != before:
+        write_atomic(file, now.model_dump_json().encode(), mode=0o600)

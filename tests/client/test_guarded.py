@@ -25,15 +25,18 @@ from omnifed.federation.tasks import (
     MaskedTask,
     TeachTask,
     TrialTask,
+    UnmaskTask,
 )
 from omnifed.models.spec import StudentSpec
+from omnifed.privacy.dp.ledger import Ledger
 from omnifed.privacy.spec import DPSpec, PrivacySpec
 from omnifed.training.spec import TrainSpec
 from omnifed.trust.audit import AuditLog
 from omnifed.trust.policy import FILE, SIGNATURE, Policy, sign_policy
-from omnifed.trust.signing import fingerprint
+from omnifed.trust.signing import Signed, fingerprint
 from omnifed_client.config import ClientConfig
-from omnifed_client.guarded import SERVED, GuardedExecutor, guarded, narrow, policy_of
+from omnifed_client.guarded import SERVED, GuardedExecutor, guarded, policy_of
+from omnifed_client.permission import narrow
 from omnifed_client.store import SiteStore
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "trust"))
@@ -226,6 +229,8 @@ def test_what_is_refused_is_never_executed_and_all_is_audited(made: Made) -> Non
     assert site.code(fit("good")) == ""
     assert site.code(fit("broken", 1)) == "OF511"
     assert site.code(EXPORT) == ""
+    signed = Signed(body="{}", key="", signature="")
+    assert site.code(UnmaskTask(id="u", round=0, survivors=signed, receipts=())) == ""
     assert site.told() == [
         ("refused", "e", "OF822"),
         ("policy", "", ""),
@@ -233,9 +238,29 @@ def test_what_is_refused_is_never_executed_and_all_is_audited(made: Made) -> Non
         ("failed", "broken", "OF511"),
         ("finished", "x", ""),
         ("exported", "x", ""),
+        ("finished", "u", ""),
+        ("session", "u", ""),
     ]
-    assert site.log.entries(1)[0].fields["sha256"] == "ab" * 32
+    assert site.log.entries(3)[0].fields["sha256"] == "ab" * 32
     assert site.log.verify() is not None
+
+
+def test_what_was_spent_of_privacy_is_audited_once_also_by_a_task_that_failed(made: Made) -> None:
+    site = Site(made, policy())
+    private_fit = fit("dp", 0, privacy=PrivacySpec(dp=DPSpec()))
+    assert site.code(private_fit) == ""
+    book = Ledger(made.state("a") / "privacy")
+    about = {"sigma": 1.5, "rate": 0.25, "steps": 7, "campaign": "c", "arm": "main", "delta": 0.01, "clip": 1.0}
+    book.book(["p1", "p2"], round=1, **about)
+    assert site.code(fit("broken", 1, privacy=PrivacySpec(dp=DPSpec()))) == "OF511"
+    book.book(["p1", "p2"], round=2, **about)
+    assert site.code(fit("dp2", 2, privacy=PrivacySpec(dp=DPSpec()))) == ""
+    assert [what for what, *_ in site.told()] == ["policy", "finished", "epsilon", "failed", "epsilon", "finished"]
+    spent = [entry.fields for entry in site.log.entries(99) if entry.what == "epsilon"]
+    assert [fields["round"] for fields in spent] == [1, 2]
+    assert spent[0] == {
+        "campaign": "c", "arm": "main", "round": 1, "sigma": 1.5, "rate": 0.25, "steps": 7, "delta": 0.01
+    }  # fmt: skip
 
 
 def test_a_change_of_the_policy_is_audited(made: Made) -> None:
