@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from omnifed.cli.shared import App
-from omnifed_client import identity_cli
+from omnifed_client import audit_cli, epsilon_cli, identity_cli, policy_cli
 
 app = App(
     name="omnifed-client",
@@ -31,6 +31,9 @@ app = App(
 """,
 )
 app.add_typer(identity_cli.commands)
+app.add_typer(epsilon_cli.commands)
+app.add_typer(policy_cli.commands, name="policy")
+app.add_typer(audit_cli.commands, name="audit")
 
 Site = Annotated[str, typer.Option(help="Registered name of the site.")]
 Data = Annotated[Path | None, typer.Option(help="Folder with site.toml and index.csv.")]
@@ -52,18 +55,18 @@ def main(
     insecure: Insecure = False,
     config: Config = None,
     once: Annotated[bool, typer.Option("--once", help="Leave after one task.")] = False,
-    plain: Annotated[bool, typer.Option("--plain", help="A new process for each task, as Flower does it.")] = False,
     metrics_port: Annotated[int | None, typer.Option(help="Port of a Prometheus page on this machine.")] = None,
 ) -> None:
     """Joins the federation as one site."""
     if context.invoked_subcommand is not None:
         return
     from omnifed.processes import Stop, stoppable
+    from omnifed_client.guarded import identity_of, policy_of
     from omnifed_client.supervisor import Site as Running
     from omnifed_client.view import open_screen
 
-    options = {"warm": False if plain else None, "metrics_port": metrics_port}
-    loaded = _load(site, data, server, state, root_certificates, insecure, config, **options)
+    loaded = _load(site, data, server, state, root_certificates, insecure, config, metrics_port=metrics_port)
+    policy_of(loaded, identity_of(loaded))
     with open_screen(loaded) as screen, stoppable():
         running = Running(loaded, screen.say, once=once)
         try:
