@@ -126,7 +126,9 @@ class CoordinatorSeal:
         except OmniFedError as error:
             raise _with_refusal(error, record) from None
         reply, state = reply_of(record)
-        if not isinstance(reply, FailedReply) and reply.site != envelope.sender:
+        if isinstance(reply, FailedReply):
+            reply = reply.model_copy(update={"site": envelope.sender})
+        elif reply.site != envelope.sender:
             raise untrue(f"{envelope.sender} answers in the name of {reply.site}")
         if envelope.audit is not None:
             self.on_anchor(envelope.sender, envelope.audit)

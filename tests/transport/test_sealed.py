@@ -371,6 +371,14 @@ def test_a_member_cannot_answer_in_the_name_of_another_at_hello(made: Made) -> N
     assert pool.roster.failed["b"].code == "OF818"
 
 
+def test_a_member_cannot_refuse_in_the_name_of_another(made: Made) -> None:
+    run = Run(made)
+    run.adders["b"].execute = lambda task, state: (FailedReply(id=task.id, site="a", code="OF511", rule="No."), {})
+    pool = TaskPool(run.grid, poll_s=0.0, seal=run.seal)
+    assert list(pool.hello()) == ["a"]
+    assert {site: reply.code for site, reply in pool.roster.failed.items()} == {"b": "OF511"}
+
+
 def test_a_site_that_is_revoked_gets_nothing_and_its_reply_is_a_miss(made: Made) -> None:
     run = Run(made)
     assert run.codes(0) == {"a": "", "b": ""}
