@@ -28,7 +28,7 @@ from omnifed.states import State
 from omnifed.trust.audit import AuditLog, What, own_keys
 from omnifed.trust.identity import SiteIdentity
 from omnifed.trust.locked import locked
-from omnifed.trust.policy import FILE, SIGNATURE, Policy, first_policy, policy_hash, read_policy
+from omnifed.trust.policy import FILE, SIGNATURE, Policy, first_policy, policy_hash, read_policy, renew_signature
 from omnifed_client.config import ClientConfig
 from omnifed_client.permission import narrow, refuse
 from omnifed_client.store import SiteStore
@@ -61,7 +61,9 @@ def policy_of(config: ClientConfig, identity: SiteIdentity | None) -> Policy | N
         return read_policy(folder, None) if (folder / FILE).is_file() else None
     if not any((folder / name).exists() for name in (FILE, SIGNATURE, SERVED)):
         first_policy(folder, identity.key)
-    return read_policy(folder, own_keys(identity))
+    policy = read_policy(folder, own_keys(identity))
+    renew_signature(folder, identity.key)
+    return policy
 
 
 def guarded(config: ClientConfig, inner: Executor, policy: Policy | None, identity: SiteIdentity | None) -> Executor:

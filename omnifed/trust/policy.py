@@ -123,6 +123,14 @@ def policy_hash(folder: Path) -> str:
     return hashlib.sha256(_content(folder)).hexdigest()
 
 
+def renew_signature(folder: Path, key: SigningKey) -> None:
+    """Signs a policy that is in force once more, if another key of the site has signed it: the site has rotated its
+    keys, and the roster will forget the old one.
+    """
+    if Signed.read((folder / SIGNATURE).read_bytes(), SIGNATURE).key != key.public:
+        sign_policy(folder, key)
+
+
 def sign_policy(folder: Path, key: SigningKey) -> Policy:
     """Signs the file as it is.
 

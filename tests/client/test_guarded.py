@@ -32,7 +32,10 @@ from omnifed.privacy.dp.ledger import Ledger
 from omnifed.privacy.spec import DPSpec, PrivacySpec
 from omnifed.training.spec import TrainSpec
 from omnifed.trust.audit import AuditLog
-from omnifed.trust.policy import FILE, SIGNATURE, Policy, sign_policy
+from omnifed.trust.authority import admit
+from omnifed.trust.enrolment import join, renew
+from omnifed.trust.identity import SiteIdentity
+from omnifed.trust.policy import FILE, SIGNATURE, Policy, read_policy, sign_policy
 from omnifed.trust.signing import Signed, fingerprint
 from omnifed_client.config import ClientConfig
 from omnifed_client.guarded import SERVED, GuardedExecutor, guarded, policy_of
@@ -318,6 +321,17 @@ def test_a_site_that_never_had_a_policy_gets_one_and_one_that_lost_it_is_refused
         (folder / name).unlink()
     with pytest.raises(OmniFedError, match="OF820"):
         policy_of(config(made), identity)
+
+
+def test_a_policy_outlives_a_rotation_of_the_sites_keys(made: Made) -> None:
+    folder = made.sites["a"].folder
+    first = policy_of(config(made), made.sites["a"])
+    join(folder, admit(made.coordinator.folder, renew(folder)))
+    renewed = SiteIdentity.load(folder)
+    assert policy_of(config(made), renewed) == first
+    assert read_policy(folder, {renewed.key.public}) == first  # signed anew: the roster will forget the old key
+    with pytest.raises(OmniFedError, match="OF820"):
+        read_policy(folder, {made.sites["a"].key.public})
 
 
 def test_without_identity_nothing_is_forbidden_unless_a_file_says_so(made: Made, tmp_path: Path) -> None:
