@@ -12,7 +12,15 @@ from test_executor import SITE, STUDENT, data, fit_task, squares  # noqa: F401 -
 
 from omnifed.data.prepare import SiteData
 from omnifed.federation.tasks import ExportReply, ExportTask, FailedReply
+from omnifed.privacy.spec import DPSpec, PrivacySpec
+from omnifed.trust.anchor import find_anchor
+from omnifed.trust.authority import admit, found
+from omnifed.trust.enrolment import enrol, join
+from omnifed.trust.manifest import manifest_path, origin_of, read_manifest
+from omnifed.trust.verification import verify_model
 from omnifed_client.executor import SiteExecutor
+from omnifed_client.exporting import note_origin
+from omnifed_client.store import SiteStore
 
 TASK = ExportTask(id="c.a.export.squares", arm="a", student=STUDENT, cases=2)
 
@@ -27,6 +35,42 @@ def test_the_adopted_student_becomes_a_file_that_stays(data: SiteData, tmp_path:
     assert (reply.bytes, reply.sha256) == (len(file), hashlib.sha256(file).hexdigest())
     assert 0 <= reply.max_delta < 1e-3
     assert str(tmp_path) not in reply.model_dump_json()
+
+
+def test_a_site_that_has_joined_signs_its_export_with_what_its_rounds_promised(
+    data: SiteData,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    coordinator = found(tmp_path / "coordinator", "net", "127.0.0.1:9092")
+    folder = tmp_path / "state" / "identity"
+    identity = join(folder, admit(coordinator.folder, enrol(folder, "squares")))
+    executor = SiteExecutor(data, tmp_path / "state", identity=identity)
+    executor.execute(fit_task(), {})
+    reply, _ = executor.execute(TASK, {})
+    assert isinstance(reply, ExportReply), reply
+    path = tmp_path / "state" / "models" / "a" / "model.onnx"
+    said = read_manifest(manifest_path(path))
+    assert (said.sha256, said.site, said.federation) == (reply.sha256, "squares", "net")
+    assert (said.origin.arm, said.origin.mode, said.origin.epsilon) == ("a", "mean", None)
+    assert verify_model(path, anchor=find_anchor(kit=folder)).result == "verified"
+    SiteExecutor(data, tmp_path / "state").execute(TASK.model_copy(update={"cases": 1}), {})
+    assert not manifest_path(path).exists()  # exported again without an identity
+
+
+def test_an_arm_promises_what_its_weakest_round_did(tmp_path: Path) -> None:
+    store = SiteStore(tmp_path)
+    for mode, epsilon, expected in (
+        ("private", 2.0, ("private", 2.0)),
+        ("private", 3.0, ("private", 3.0)),
+        ("robust", 1.0, ("mean", 3.0)),
+        ("private", None, ("mean", None)),
+        ("private", 1.0, ("mean", None)),
+    ):
+        dp = None if epsilon is None else DPSpec(epsilon=epsilon)
+        privacy = PrivacySpec(mode=mode, threshold=2, sites=("a", "b"), dp=dp)
+        note_origin(fit_task().model_copy(update={"privacy": privacy}), store)
+        noted = origin_of(tmp_path / "arms" / "a")
+        assert (noted.mode, noted.epsilon) == expected
 
 
 def test_what_was_never_trained_is_not_exported(data: SiteData, tmp_path: Path) -> None:  # noqa: F811
