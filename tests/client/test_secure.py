@@ -33,7 +33,7 @@ from omnifed.trust.enrolment import enrol, join
 from omnifed_client.executor import SiteExecutor
 
 NAMES = ("ash", "elm", "oak")
-PRIVACY = PrivacySpec(mode="private", threshold=3, sites=NAMES, clip=10.0)
+PRIVACY = PrivacySpec(mode="private", threshold=3, sites=NAMES, clip=50.0, weighting="equal")
 WEIGHTS = to_state(build_student(STUDENT, SITE.spec, seed=5))
 
 
@@ -116,7 +116,7 @@ def exchanges(three: Three) -> dict:
 
 def test_three_real_trainings_add_up_to_their_plain_mean(three: Three, tmp_path: Path) -> None:
     sent = exchanges(three)
-    layout = Layout(WEIGHTS, 3, 10.0)
+    layout = Layout(WEIGHTS, 3, 50.0)
     total = sum(sent["masked"].values(), np.zeros(layout.size, np.uint32))
     unmask(total, sent["parties"], 3, sent["shared"], NAMES, sent["revealed"])
     sums = layout.decode(total)
