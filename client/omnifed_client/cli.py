@@ -19,7 +19,7 @@ app = App(
 
 `omnifed-client --site chaos_ct` with `sites/chaos_ct.toml`, or the one in the user's configuration folder
 
-`omnifed-client --site chaos_ct --data DATA/chaos_ct --server omnifed.example.org:443`
+`omnifed-client --site chaos_ct --data DATA/chaos_ct` without a file; the kit knows the coordinator
 
 `omnifed-client --site chaos_ct --data DATA/chaos_ct --server 127.0.0.1:8000 --insecure` on one machine
 
@@ -89,7 +89,7 @@ def doctor(
 ) -> None:
     """Tests everything that can go wrong, before joining, and names the remedy.
 
-    Example: `omnifed-client doctor --site chaos_ct --server omnifed.example.org:443`
+    Example: `omnifed-client doctor --site chaos_ct`
     """
     from rich.console import Console
 

@@ -27,7 +27,7 @@ app = App(
 
 `omnifed-server --federation FED.toml` runs the campaign, or goes on with it after a crash
 
-`omnifed-server --federation FED.toml --insecure` plain HTTP on this machine, to try it or behind a proxy
+`omnifed-server --federation FED.toml --insecure` plain HTTP without identity, to try it on one machine
 
 `omnifed-server status runs/NAME` where it stands: sites, rounds, Dice, bytes, misses
 
