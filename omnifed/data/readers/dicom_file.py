@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ import numpy as np
 import pydicom
 from PIL import Image
 from pydicom.encaps import get_frame
+from pydicom.filereader import read_dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, iter_pixels
 from pydicom.pixels.processing import apply_color_lut
+from pydicom.tag import BaseTag
 from pydicom.uid import (
     JPEG2000TransferSyntaxes,
     JPEGBaseline8Bit,
@@ -42,6 +45,20 @@ _JPEG = {JPEGBaseline8Bit, JPEGExtended12Bit, *JPEG2000TransferSyntaxes}
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses at twice this
 
 
+class _Whole(io.BufferedReader):
+    """A file of which no more is read than there is: a length of 4 GB in a header makes room for that otherwise."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most ``size`` bytes."""
+        if size is not None and size > 2**16:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
+
+
+def _after_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return tag.group != 2
+
+
 def open_dicom(path: Path, *, pixels: bool = True) -> pydicom.Dataset:
     """Opens one DICOM file.
 
@@ -49,10 +66,14 @@ def open_dicom(path: Path, *, pixels: bool = True) -> pydicom.Dataset:
         OmniFedError: OF212 damaged or not DICOM, OF214 deflated.
     """
     try:
-        syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
-        if syntax is not None and (syntax.is_deflated or "Deflated" in syntax.name):
-            raise refused("OF214", str(path))
-        return pydicom.dcmread(path, stop_before_pixels=not pixels)
+        with _Whole(io.FileIO(path)) as file:
+            if file.read(132)[128:] != b"DICM":
+                raise damaged(path, "no DICOM file")
+            syntax = read_dataset(file, False, True, stop_when=_after_meta).get("TransferSyntaxUID")
+            if syntax is not None and (syntax.is_deflated or "Deflated" in syntax.name):
+                raise refused("OF214", str(path))
+            file.seek(0)
+            return pydicom.dcmread(file, stop_before_pixels=not pixels)
     except (OmniFedError, MemoryError):
         raise
     except Exception as error:

@@ -52,8 +52,7 @@ def _pages(path: Path, *, mask: bool, first: int, most: int) -> tuple[int, list[
     try:
         with Image.open(path, formats=FORMATS) as image:
             check_size(image.size, path)
-            count = getattr(image, "n_frames", 1)
-            check_size((count,), path, limit=_MOST_PAGES)
+            count = _count(image, path)
             check_size((count, *image.size), path, limit=MAX_VOXELS)
             found: list[np.ndarray] = []
             for page in range(first, count):
@@ -75,12 +74,22 @@ def _pages(path: Path, *, mask: bool, first: int, most: int) -> tuple[int, list[
         raise damaged(path, error) from None
 
 
+def _count(image: Image.Image, path: Path) -> int:
+    """Pages of a file; a chain of them is followed no further than is permitted."""
+    for page in range(1, _MOST_PAGES + 1):
+        try:
+            image.seek(page)
+        except EOFError:
+            return page
+    raise refused("OF213", f"{path}: more than {_MOST_PAGES} pages")
+
+
 def _array(image: Image.Image, mask: bool) -> np.ndarray:
     """(H, W) or (H, W, 3); the palette index of a mask, the palette colour of an image."""
     if image.mode in _GREY or image.mode == "RGB" or (image.mode == "P" and mask):
-        return np.asarray(image).copy()
+        return np.asarray(image)
     if image.mode == "1":
         return np.asarray(image.convert("L"))  # 0 and 255, as every viewer shows it
     if image.mode == "LA":
-        return np.asarray(image)[..., 0].copy()
+        return np.asarray(image)[..., 0]
     return np.asarray(image.convert("RGB"))

@@ -19,8 +19,8 @@ from omnifed.data.sandbox.process import SANDBOX, Nothing, too_much, unbelievabl
 
 _CHUNK = 32 * 2**20
 """Bytes of decoded slices asked for at a time."""
-_BESIDE = 96 * 2**20
-"""Memory that reading a volume takes beside its voxels."""
+_BESIDE = 160 * 2**20
+"""Memory that reading a volume takes beside its voxels, libraries included."""
 _LABEL_HEAD = 544
 """Bytes before the voxels of a NIfTI-2 file; NIfTI-1 has 352."""
 _Axis = tuple[Literal[0, 1, 2], Literal[-1, 1]]

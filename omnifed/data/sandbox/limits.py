@@ -26,7 +26,8 @@ class Limits:
 
     Attributes:
         cpu_s: seconds of processor time.
-        memory: bytes of address space beyond that of the process with its libraries.
+        memory: bytes of address space of the whole process, its libraries included; where these take more than half
+            of it, half of it beyond them.
     """
 
     cpu_s: float
@@ -65,7 +66,8 @@ class Restraint:
         """Begins a question; a processor time that is over ends the process at once, whatever it is doing."""
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_PROF, limits.cpu_s)
-        _limit(resource.RLIMIT_AS, min(self._most, _address_space() + limits.memory), self._most)
+        most = max(limits.memory, _address_space() + limits.memory // 2)
+        _limit(resource.RLIMIT_AS, min(self._most, most), self._most)
 
     def release(self) -> None:
         """Ends a question."""
