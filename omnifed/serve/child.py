@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,9 @@ from omnifed.errors import OmniFedError
 
 OMNIFED = (sys.executable, "-P", "-c", "from omnifed.cli.app import app; app(prog_name='omnifed')")
 """The command line of this installation."""
+MEMORY = 6 * 2**30
+"""Bytes of memory of its own that the process of a prediction may take; a CT of 512 x 512 takes 0.15 GB. Address space
+would say little, as engines reserve some for each core."""
 _ERROR = re.compile(r"^(OF\d{3}): (.*?)(?:\n  Seen: (.*?))?(?:\n  Remedy: (.*?))?(?:\n  More: [^\n]*)?\s*$", re.S)
 
 
@@ -41,6 +45,7 @@ async def predict(model: Path, source: Path, target: Path, limit_s: float, comma
         "--json", stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
     )  # fmt: skip
+    _limit_memory(process.pid)
     try:
         out, err = await asyncio.wait_for(process.communicate(), limit_s)
     except TimeoutError:
@@ -59,6 +64,12 @@ async def predict(model: Path, source: Path, target: Path, limit_s: float, comma
         return json.loads(out)
     text = err.decode(errors="replace")
     raise parse_error(text) or unanswered(f"exit code {process.returncode}: {text.strip()[-300:]}")
+
+
+def _limit_memory(pid: int) -> None:
+    """Set from here once it runs: it is still loading libraries. Linux alone has this."""
+    with suppress(AttributeError, OSError):
+        resource.prlimit(pid, resource.RLIMIT_DATA, (MEMORY, MEMORY))
 
 
 def unanswered(seen: str) -> OmniFedError:

@@ -131,6 +131,12 @@ def test_a_deleted_job_takes_its_process_along(tmp_path: Path) -> None:
             "x\n  y",
         ),
         ("import time; time.sleep(60)", "OF656", "killed after 1 s"),
+        (
+            "import resource, time\nwhile resource.getrlimit(resource.RLIMIT_DATA)[0] < 0: time.sleep(0.01)\n"
+            "bytes(6 * 2**30)",
+            "OF657",
+            "exit code 1: Traceback",
+        ),
     ],
 )
 def test_however_the_process_ends_there_is_an_answer(code: str, number: str, seen: str) -> None:
