@@ -45,6 +45,7 @@ class Board:
         total: rounds, sites or trials of the stage; 0 where unknown.
         rounds: finished rounds by arm.
         round_seconds: sum and number of measured rounds by arm.
+        means: last validation Dice by arm, the mean of the sites, where private rounds tell nothing else.
         searches: by stage.
         sites: by name.
         started: time of the first event.
@@ -63,6 +64,7 @@ class Board:
         self.stage, self.total = "", 0
         self.rounds: dict[str, int] = {}
         self.round_seconds: dict[str, tuple[float, int]] = {}
+        self.means: dict[str, float] = {}
         self.searches: dict[str, SearchRow] = {}
         self.sites = {name: SiteRow(name) for name in self._expected}
         self.started: datetime | None = None
@@ -230,6 +232,7 @@ class Board:
             self.stage = arm
             self._last_rounds.clear()
         self.rounds[arm] = max(self.rounds.get(arm, 0), count(event.get("round")) + 1)
+        put(self.means, arm, event.get("dice"))
         before, rounds = self.round_seconds.get(arm, (0.0, 0))
         self.round_seconds[arm] = before + seconds, rounds + 1
         self._last_rounds.append(seconds)

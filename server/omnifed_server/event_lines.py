@@ -98,7 +98,8 @@ def _aggregate(event: dict[str, Any]) -> str:
     spent = f"{number(event.get('seconds')) or 0:.1f} s"
     size = f"{mib(count(event.get('bytes_up')))} MiB up, {mib(count(event.get('bytes_down')))} MiB down"
     who = f"{count(event.get('sites'))} sites, {count(event.get('misses'))} misses"
-    return f"{_arm_round(event)} done: {who}, {spent}, {size}"
+    mean = f"{_dice_of(event)} (mean of the sites)" if _dice_of(event) else ""
+    return f"{_arm_round(event)} done:{mean and f'{mean},'} {who}, {spent}, {size}"
 
 
 def _evaluate(event: dict[str, Any]) -> str:

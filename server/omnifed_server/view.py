@@ -86,12 +86,14 @@ def _stage(board: Board) -> str:
 
 
 def _outlook(board: Board) -> str:
-    """The time left in the rounds, the best so far in a search."""
+    """The time left in the rounds and the mean Dice of private ones, the best so far in a search."""
     best = board.searches.get(board.stage, SearchRow()).best
     if best is not None:
         return f"best Dice {best:.3f}"
-    left = board.seconds_left
-    return f"left about {clock(left)}" if left is not None else ""
+    left, mean = board.seconds_left, board.means.get(board.stage)
+    parts = [f"Dice {mean:.3f}, mean of the sites" if mean is not None else ""]
+    parts.append(f"left about {clock(left)}" if left is not None else "")
+    return "; ".join(part for part in parts if part)
 
 
 def _working(board: Board) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 import toy_sites
 from private_sites import Masked, drift, federation
+from rich.console import Console
 
 from omnifed.errors import OmniFedError
+from omnifed.evaluation.reporting.figures import curves
+from omnifed.evaluation.reporting.run import Run
 from omnifed.federation.aggregation import StreamingMean, weight
 from omnifed.models.spec import StudentSpec
 from omnifed.states import read_state
@@ -18,7 +22,10 @@ from omnifed.training.spec import TrainSpec
 from omnifed.transport.apps import client_app
 from omnifed.transport.inprocess import InProcessGrid
 from omnifed.transport.pool import TaskPool
+from omnifed_server.board import Board
+from omnifed_server.event_lines import lines
 from omnifed_server.rounds import ArmConfig, run_arm
+from omnifed_server.view import render
 
 SMALL = StudentSpec(alpha=0.6, beta=0.5)
 SITES = ("a", "b", "c", "d", "e")
@@ -280,3 +287,23 @@ def test_a_threshold_below_two_thirds_is_refused_by_the_sites(one) -> None:
     with pytest.raises(OmniFedError) as caught:
         arm.run()
     assert "OF842" in caught.value.seen
+
+
+def test_views_and_report_show_the_mean_of_the_sites(one) -> None:
+    arm = one()
+    arm.run()
+    events = tuple({"event": name, **fields} for name, fields in arm.events)
+    board = Board(SITES, ("fedavg",))
+    board.add({"event": "stage", "stage": "fedavg", "total": 1})
+    for event in events:
+        board.add(event)
+    assert board.means == {"fedavg": pytest.approx(0.5, abs=1e-6)}
+    assert {name: (row.dice, row.replies["fedavg"]) for name, row in board.sites.items()} == dict.fromkeys(
+        SITES, ({}, 1)
+    )
+    screen = Console(width=120, file=io.StringIO())
+    screen.print(render(board))
+    assert "Dice 0.500, mean of the sites" in screen.file.getvalue()
+    assert [text for event in events if "done: Dice 0.500 (mean of the sites), 5 sites" in (text := lines(event) or "")]
+    run = Run(arm.folder, {"arms": ["fedavg"]}, events, 0, (), (), (), tuple({"name": s} for s in SITES), {})
+    assert ">mean of the sites<" in curves(run)

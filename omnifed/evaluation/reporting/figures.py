@@ -32,6 +32,7 @@ MARKERS = {"local": "o", "fedavg": "s", "fedprox": "D", "fedbn": "^", "omnikd": 
 _SPARE = ("#b5542b", "#4b9c2e", "#5a6fd0", "#a3417a")
 _TEXT, _LINE = "#010203", "#010204"
 _PANELS = 12
+_MEAN_OF_SITES = "mean of the sites"
 _STYLE: Any = {
     "text.parse_math": False,  # a site or label may hold a dollar sign
     "svg.fonttype": "none",
@@ -94,6 +95,10 @@ def curves(run: Run) -> str:
         if _finite(e.get("dice")) and _finite(e.get("round")):
             points[str(e.get("site")), str(e.get("arm"))].append((int(e["round"]), float(e["dice"])))
     sites = [s for s in run.site_names if any(key[0] == s for key in points)]
+    for e in run.of("aggregate"):  # private rounds tell no site's Dice
+        if _finite(e.get("dice")) and _finite(e.get("round")):
+            points[_MEAN_OF_SITES, str(e.get("arm"))].append((int(e["round"]), float(e["dice"])))
+            sites = [*sites, *([_MEAN_OF_SITES] if _MEAN_OF_SITES not in sites else [])]
     if len(sites) > _PANELS:
         pooled: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
         for (_, arm), pairs in points.items():
