@@ -102,6 +102,9 @@ def fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
     while at < end:
         tag, at = _varint(message, at)
         number, wire = tag >> 3, tag & 7
+        if not 0 < number < 2**29:
+            # The engines' parsers drop the upper bits: they would see a graph where we see an unknown field.
+            raise damaged(f"field number {number}")
         if wire == VARINT:
             value, at = _varint(message, at)
             yield number, wire, value
