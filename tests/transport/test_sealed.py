@@ -488,7 +488,7 @@ def flip(content: RecordDict, where: float, bit: int) -> RecordDict:
     return RecordDict({HEAD: ConfigRecord(texts), STATE: ArrayRecord(made)})
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_no_flipped_bit_of_a_task_is_executed(ends, where: float, bit: int) -> None:
     coordinator, site, state = ends
@@ -499,7 +499,7 @@ def test_no_flipped_bit_of_a_task_is_executed(ends, where: float, bit: int) -> N
     assert worked == []
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_no_flipped_bit_of_a_reply_counts(ends, where: float, bit: int) -> None:
     coordinator, site, state = ends
