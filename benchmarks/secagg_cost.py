@@ -1,7 +1,6 @@
 """What secure aggregation costs beside training: `python benchmarks/secagg_cost.py [--json]`.
 
 Six sites, threshold 4, 1.5 million parameters, real identities and state folders. Each figure is the median over sites
-Six sites, threshold 4, 1.5 million parameters, real identities and state folders. Each figure is the median over sites
 and rounds. Client: encoding and keys, shares, the masked vector, revealing, with all that is sealed and written to
 disk. Server: the sum from disk and taking off the masks, with all sites and with two that dropped out after their
 shares, which is the dearest case. Upload: bytes of all four replies as they travel against those of the plain reply.
