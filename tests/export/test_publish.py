@@ -18,6 +18,11 @@ from omnifed.export.publish import ExportSettings, Published, publish
 from omnifed.export.session import load
 from omnifed.export.source import Source, find_source
 from omnifed.models.spec import StudentSpec
+from omnifed.trust.anchor import find_anchor
+from omnifed.trust.authority import admit, found
+from omnifed.trust.enrolment import enrol, join
+from omnifed.trust.manifest import Origin
+from omnifed.trust.verification import verify_model
 
 from .made_site import trained, write_run, write_site
 
@@ -74,6 +79,21 @@ def test_auto_publishes_the_fastest_with_its_figures(auto):
     assert written == published
     assert [row.variant for row in written.rows] == [("fp32", "ort"), ("int8", "ort")]
     assert "north" not in (target / "model.json").read_text()
+
+
+def test_a_site_that_has_joined_signs_what_it_publishes(source, tmp_path):
+    coordinator = found(tmp_path / "coordinator", "net", "127.0.0.1:9092")
+    folder = tmp_path / "state" / "identity"
+    join(folder, admit(coordinator.folder, enrol(folder, "north")))
+    target, origin = tmp_path / "model", Origin(campaign="c", arm="omnikd", mode="mean")
+    settings = ExportSettings(engine="ort")
+    publish(replace(source, identity=folder, origin=origin), target, settings, timing=timed)
+    assert sorted(path.name for path in target.iterdir()) == ["model.json", "model.onnx", "model.onnx.manifest.json"]
+    verdict = verify_model(target / "model.onnx", anchor=find_anchor(kit=folder))
+    assert (verdict.result, verdict.manifest.origin) == ("verified", origin)
+    # Exported again by who has not joined: a manifest of the model before would be a lie.
+    publish(source, target, settings.model_copy(update={"overwrite": True}), timing=timed)
+    assert sorted(path.name for path in target.iterdir()) == ["model.json", "model.onnx"]
 
 
 def test_the_figures_are_those_of_the_sites_test_cases(auto):

@@ -17,6 +17,7 @@ from omnifed.models.spec import StudentSpec
 from omnifed.models.student import Student
 from omnifed.models.weights import to_state
 from omnifed.states import write_state
+from omnifed.trust.manifest import Origin
 
 from .made_site import SPEC, write_arm, write_run, write_site
 
@@ -103,6 +104,14 @@ def test_a_state_folder_needs_the_data_and_knows_the_student_of_an_exported_mode
     source = find_source(state, data=data, student=SPEC)
     assert same(source, fresh)
     assert (source.image_size, source.cache) == (None, state / "prepared")
+    assert (source.identity, source.origin) == (None, Origin(campaign="spring", arm="omnikd"))
+    noted = Origin(campaign="spring", arm="omnikd", mode="private", epsilon=2.0)
+    (state / "campaigns/spring/arms/omnikd/origin.json").write_text(noted.model_dump_json())
+    (state / "identity").mkdir()
+    assert find_source(state, data=data, student=SPEC).identity is None  # a vault, but no kit
+    (state / "identity/kit.json").touch()
+    signing = find_source(state, data=data, student=SPEC)
+    assert (signing.identity, signing.origin) == (state / "identity", noted)
     model = state / "campaigns/spring/models/omnikd/model.onnx"
     model.parent.mkdir(parents=True)
     model.write_bytes(exported.path.read_bytes())
