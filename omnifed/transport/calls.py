@@ -27,7 +27,7 @@ class Calls(Generic[T]):
     def due(self, reason: T) -> bool:
         """Whether it is time to call, for the first time or again."""
         made = self._made.get(reason)
-        return not made or time.monotonic() - made[-1] >= min(LONGEST_S, self.again_s * 2.0 ** (len(made) - 1))
+        return not made or time.monotonic() - made[-1] >= min(LONGEST_S, self.again_s * 2.0 ** min(len(made) - 1, 64))
 
     def add(self, reason: T, message_id: str) -> None:
         """A call was made; an empty ``message_id`` says that it could not be."""

@@ -224,3 +224,10 @@ def test_a_reply_that_comes_just_before_its_ping_is_not_lost():
     (arrival,) = pool.run(tasks("a"))
     assert arrival.reply.kind == "fit"
     assert told.count("working") == 1
+
+
+def test_a_reason_may_be_called_for_without_end() -> None:
+    calls: Calls[str] = Calls(0.0)
+    for number in range(1200):
+        assert calls.due("why")
+        calls.add("why", f"m{number}")
