@@ -22,6 +22,7 @@ from omnifed.transport.pool import TaskPool
 from omnifed.trust.identity import CoordinatorIdentity
 from omnifed_server.arm import ArmResult
 from omnifed_server.federation_file import SEARCHES, FederationConfig
+from omnifed_server.model_card import write_card
 from omnifed_server.plan import DISTILLED, EXPORTED, Facts, Plan
 from omnifed_server.rounds import OnEvent
 from omnifed_server.stages import Stages
@@ -165,6 +166,8 @@ class _Campaign:
         self._describe({})
         exports = self._export() if "export" in self.config.stages else {}
         self._describe(exports)
+        if self.arms:
+            write_card(self.folder)
         return CampaignResult(self.arms, tuple(self.rows), exports)
 
     def _gather(self) -> None:

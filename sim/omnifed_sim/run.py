@@ -30,6 +30,7 @@ from omnifed.transport.flower_compat import Context, Grid, RecordDict
 from omnifed.transport.inprocess import InProcessGrid
 from omnifed.transport.pool import TaskPool
 from omnifed_client.executor import SiteExecutor
+from omnifed_server.model_card import write_card
 from omnifed_server.plan import EXPORTED
 from omnifed_sim import emulation
 from omnifed_sim.campaign import Campaign, student_in
@@ -130,6 +131,7 @@ def run(config: SimConfig, folder: Path, screen: Screen) -> Path:
     if config.arms:
         _score(config, folder, sites, campaign, screen).write()
         _export(config, folder, training, campaign, events, screen)
+        write_card(folder)
     screen.stage("report", 1)
     return write_report(folder)
 
