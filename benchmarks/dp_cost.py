@@ -41,6 +41,7 @@ from omnifed.training.batches import Batches
 from omnifed.training.loop import FitResult, fit
 from omnifed.training.objectives import supervised
 from omnifed.training.spec import TrainSpec
+from omnifed_client.private_training import CHUNK
 from omnifed_sim.phantoms import PHANTOMS, Look
 
 TARGET = 2.5
@@ -80,7 +81,7 @@ def train(data: Prepared, student: str, spec: TrainSpec, sigma: float | None) ->
     draws = SecretDraws(secrets.token_bytes(KEY_BYTES))
     source = PatientBatches(data, spec, draws)
     expected = source.rate * len(source.patients)
-    gradients = PatientGradients(draws, sigma=sigma, clip=DPSpec().clip, expected=expected, chunk=8)
+    gradients = PatientGradients(draws, sigma=sigma, clip=DPSpec().clip, expected=expected, chunk=CHUNK)
     return model, fit(model, data, None, spec, supervised(), batches=source, gradients=gradients)
 
 

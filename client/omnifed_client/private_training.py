@@ -30,6 +30,8 @@ from omnifed_client.store import SiteStore
 
 LARGEST_DELTA = 0.1
 """Delta must be well below 1 / n, or the promise allows to give patients away now and then; below nine it is not."""
+CHUNK = 8
+"""Patients whose gradients are in memory at a time: 4 bytes a weight each."""
 _PURPOSE = "dp release"
 
 
@@ -112,8 +114,8 @@ def open_release(
         )
     patients = labelled_patients(data.train)
     start = {**trained_state(model), **{f"optimizer.{name}": value for name, value in own.items()}}
-    about = f"{task.model_dump_json()}{fingerprint(task.train, data.train, start)}"
-    mark = hashlib.sha256(about.encode()).hexdigest()
+    asked = task.model_dump_json(exclude={"id", "attempt", "protocol"})
+    mark = hashlib.sha256(f"{asked}{fingerprint(task.train, data.train, start)}".encode()).hexdigest()
     file = store.fit_checkpoint(task.arm, task.round).with_suffix(".release")
     ledger = Ledger(store.folder / FOLDER)
     begun = _begun(file, mark, ledger, store)
@@ -121,7 +123,7 @@ def open_release(
     draws = SecretDraws(key)
     spec = task.train.model_copy(update={"precision": "fp32"})
     gradients = PatientGradients(
-        draws, sigma=release.sigma, clip=dp.clip, expected=release.rate * len(patients), chunk=spec.batch_size
+        draws, sigma=release.sigma, clip=dp.clip, expected=release.rate * len(patients), chunk=CHUNK
     )
     return OpenRelease(spec, PatientBatches(data.train, spec, draws), gradients, len(patients), file)
 
