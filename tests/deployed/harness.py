@@ -83,8 +83,8 @@ class Process:
     Attributes:
         pid: process id.
         parent: its parent's.
-        role: server, superlink, server-exec, serverapp; client, worker, task, supernode, superexec, clientapp,
-            prepare; "other".
+        role: server, superlink, server-exec, serverapp, nginx, nginx-worker; client, worker, task, supernode,
+            superexec, clientapp, prepare; "other".
         site: "" at the coordinator.
         command: arguments.
     """
@@ -290,7 +290,7 @@ class Federation:
                 started.poll()  # a zombie looks alive to its children, and would stay one until it is asked for
         raw = {}
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and (found := _inspect(entry, self.mark)):
+            if entry.name.isdigit() and (found := _inspect(entry, self.mark) or _nginx(entry, self.folder)):
                 raw[found.pid] = found
         return [_with_parent(process, raw) for process in raw.values()]
 
@@ -478,7 +478,6 @@ _ROLES = (
     ("flwr-serverapp", "serverapp"),
     ("flwr-clientapp", "clientapp"),
     ("worker.sock", "worker"),
-    ("nginx", "nginx"),
     ("omnifed_client.worker", "prepare"),
     ("omnifed-server --federation", "server"),
     ("omnifed-server resume", "server"),
@@ -502,6 +501,18 @@ def _inspect(entry: Path, mark: str) -> Process | None:
     line = " ".join(command)
     role = next((name for part, name in _ROLES if part in line), "other")
     return Process(int(entry.name), int(parent), role, environment.get(SITE, ""), tuple(command))
+
+
+def _nginx(entry: Path, folder: Path) -> Process | None:
+    """nginx writes its title over its environment: it is known by its log."""
+    try:
+        if (entry / "comm").read_text() != "nginx\n" or not os.readlink(entry / "fd" / "1").startswith(f"{folder}/"):
+            return None
+        role = "nginx" if "master process" in (entry / "cmdline").read_text() else "nginx-worker"
+        parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+    except OSError:
+        return None
+    return Process(int(entry.name), int(parent), role, "", ())
 
 
 def _with_parent(process: Process, others: Mapping[int, Process]) -> Process:

@@ -84,7 +84,7 @@ def test_who_does_not_belong_is_refused_each_with_its_own_number(tmp_path: Path)
 @pytest.mark.timeout(500)
 def test_a_site_is_admitted_and_another_revoked_while_the_campaign_runs(tmp_path: Path) -> None:
     sites = ("north", "east", "late")
-    with Federation(tmp_path / "f", sites, identity=True, admitted=sites[:2], quorum=1.0, rounds=12, steps=6) as fed:
+    with Federation(tmp_path / "f", sites, identity=True, admitted=sites[:2], quorum=2.0, rounds=12, steps=6) as fed:
         fed.start_server()
         for site in sites[:2]:
             fed.start_client(site)

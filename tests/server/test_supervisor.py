@@ -6,6 +6,7 @@ import fcntl
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from omnifed.errors import OmniFedError
 from omnifed.events import EventLog
 from omnifed.files import write_json
 from omnifed.processes import free_port
+from omnifed.trust.authority import found, rotate
 from omnifed_server import supervisor
 from omnifed_server.app_files import EVENTS, LOCK, OUTCOME, PROCESS
 from omnifed_server.federation_file import FederationConfig
@@ -97,3 +99,32 @@ def test_an_application_that_outlived_its_supervisor_is_ended(tmp_path: Path) ->
     assert time.monotonic() - started < 5
     with (tmp_path / LOCK).open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def with_identity(folder: Path, run: Path, said: list[str]) -> Crashing:
+    config = FederationConfig(sites=("north",), port=free_port(), identity=str(folder))
+    return Crashing(config, run, said.append)
+
+
+def test_an_identity_that_cannot_be_used_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(OmniFedError, match="OF805"):
+        with_identity(tmp_path / "none", tmp_path, [])
+    found(tmp_path / "old", "test", "127.0.0.1:8000", now=datetime.now(UTC) - timedelta(days=181))
+    with pytest.raises(OmniFedError, match="OF803"):
+        with_identity(tmp_path / "old", tmp_path, [])
+
+
+def test_what_ends_soon_is_said_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor.time, "sleep", lambda seconds: None)
+    said: list[str] = []
+    found(tmp_path / "identity", "test", "127.0.0.1:8000", now=datetime.now(UTC) - timedelta(days=80))
+    crashing = with_identity(tmp_path / "identity", tmp_path / "run", said)
+    crashing.outcome_after = 0
+    assert crashing.run() == 0
+    assert len([line for line in said if "omnifed-server rotate" in line]) == 2, said
+    rotate(tmp_path / "identity")
+    said.clear()
+    crashing = with_identity(tmp_path / "identity", tmp_path / "run", said)
+    crashing.outcome_after = 0
+    assert crashing.run() == 0
+    assert said == []
