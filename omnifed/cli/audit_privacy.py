@@ -177,9 +177,9 @@ def _show(written: Audit, folder: Path, plot: str) -> None:
     table = Table(box=None)
     for name in ("site", "attack"):
         table.add_column(name, no_wrap=True)
-    for name in ("AUC, 95 % interval", f"found, {MOST_FALSE:.0%} false", "patients"):
+    for name in ("AUC, 95 %", f"found at {MOST_FALSE:.0%}", "patients"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("reading")
+    table.add_column("reading", no_wrap=True)
     for site in written.sites:
         for attack in site.attacks:
             found = f"{attack.auc:.2f} [{attack.low:.2f}, {attack.high:.2f}]"

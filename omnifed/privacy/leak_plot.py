@@ -14,7 +14,7 @@ from omnifed.privacy.leak import Scores
 from omnifed.privacy.membership import MOST_FALSE, SiteAudit, roc
 
 MEMBERS, OTHERS, GUESS = "#cf7a00", "#2a7fc0", "#7f7f7f"
-LINES = {"loss": "-", "confidence": "--", "calibrated": ":"}
+LINES = {"loss": ("-", MEMBERS), "confidence": ("--", "#0d9a73"), "calibrated": (":", "#9a6cc8")}
 _STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False}
 
 
@@ -29,7 +29,7 @@ def leak_plot(audits: list[tuple[SiteAudit, Scores]]) -> bytes:
     """
     shown = [(audit, scores) for audit, scores in audits if scores]
     with rc_context(_STYLE):
-        figure = Figure(figsize=(8.5, 0.4 + 3.4 * len(shown)), layout="constrained")
+        figure = Figure(figsize=(10.5, 0.4 + 3.4 * len(shown)), layout="constrained")
         rows = figure.subplots(len(shown), 2, squeeze=False)
         for (audit, scores), (left, right) in zip(shown, rows, strict=True):
             _curves(left, audit, scores)
@@ -44,11 +44,12 @@ def _curves(axes: Axes, audit: SiteAudit, scores: Scores) -> None:
     axes.axvline(MOST_FALSE, color=GUESS, lw=0.6, ls=":")
     for attack in audit.attacks:
         label = f"{attack.name}: {attack.auc:.2f} [{attack.low:.2f}, {attack.high:.2f}]"
-        axes.plot(*roc(*scores[attack.name]), LINES[attack.name], color=MEMBERS, lw=1.5, label=label)
+        style, colour = LINES[attack.name]
+        axes.plot(*roc(*scores[attack.name]), style, color=colour, lw=1.5, label=label)
     axes.set(xlabel="other patients taken for training patients", ylabel="training patients found")
     axes.set_title(f"{audit.site} {audit.arm}", loc="left")
     axes.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
-    axes.legend(loc="lower right", frameon=False, title="AUC, 95 % interval", fontsize=8)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, title="AUC, 95 % interval", fontsize=8)
 
 
 def _losses(axes: Axes, audit: SiteAudit, members: np.ndarray, others: np.ndarray) -> None:

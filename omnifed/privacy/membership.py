@@ -52,7 +52,7 @@ class Attack(Frozen):
         """What the interval allows to say, and no more."""
         if self.low > 0.5:
             return "better than guessing"
-        return "worse than guessing" if self.high < 0.5 else "no better than guessing is shown"
+        return "worse than guessing" if self.high < 0.5 else "nothing shown"
 
 
 class SiteAudit(Frozen):

@@ -76,11 +76,13 @@ def _use(run: Run) -> str:
 
 def _model(run: Run, arm: str) -> str:
     cost, config = run.costs, run.config
+    size = cost.get("size", "not recorded")
+    size = f"{size} x {size}" if isinstance(size, int) else _text(size)
     rows = [
         ("student", f"{_text(cost.get('student', 'not recorded'))}, {_number(cost.get('params'))} weights"),
         (
             "input",
-            f"{_text(cost.get('size', 'not recorded'))} pixels, {_number(cost.get('macs'))} multiplications a slice",
+            f"{size} pixels, {_number(cost.get('macs'))} multiplications a slice",
         ),
         ("method", METHODS.get(arm, _text(arm))),
         ("training", f"{config.get('rounds', '?')} rounds of {config.get('steps', '?')} steps at each site"),

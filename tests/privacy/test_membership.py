@@ -139,7 +139,7 @@ def test_the_verdict_claims_no_more_than_the_interval():
     shown = of(("loss", 0.7, 0.55, 0.85), ("confidence", 0.8, 0.45, 0.95))
     assert shown.strongest.name == "loss"
     assert "70 of 100 pairs (AUC 0.70 [0.55, 0.85])" in shown.verdict
-    assert [a.verdict for a in shown.attacks] == ["better than guessing", "no better than guessing is shown"]
+    assert [a.verdict for a in shown.attacks] == ["better than guessing", "nothing shown"]
     not_shown = of(("loss", 0.6, 0.4, 0.8), ("confidence", 0.3, 0.1, 0.49))
     assert "None of 2 attacks" in not_shown.verdict
     assert "up to 0.80 cannot be ruled out" in not_shown.verdict
