@@ -1,7 +1,8 @@
 """Who made a model: a signed manifest that lies beside it as ``MODEL.manifest.json``.
 
 It binds the file's bytes to a site, a federation and what was promised to the patients behind it. The date in it is the
-signer's own word: a key that was stolen can date back. So a site that was revoked later is not vouched for any more.
+signer's own word: a key that was stolen can date back. So a site that was revoked later is not vouched for any more. A
+key that has only ended still vouches for what it dates before its end.
 """
 
 from __future__ import annotations

@@ -611,6 +611,7 @@ def test_a_whole_state_comes_back(tmp_path: Path) -> None:
     assert (arrays["a"].tolist(), arrays["b"].shape, meta) == ([0, 1, 2], (0, 2), {"n": 1})
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("made", [pickled, torch_zip, lambda mark: zip_bomb(), lambda mark: b""])
 def test_a_hostile_checkpoint_is_refused_with_and_without_its_hash(
     made: Callable[[Path], bytes], tmp_path: Path
