@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from omnifed.files import write_json
 from omnifed.models.registry import build_student
 from omnifed.models.scaling import architecture_key, costs
 from omnifed.models.weights import load_state
+from omnifed.privacy.rules import check_promises
 from omnifed.training.precision import choose
 from omnifed.transport.apps import client_app, server_app
 from omnifed.transport.flower_compat import Context, Grid, RecordDict
@@ -119,8 +121,8 @@ def run(config: SimConfig, folder: Path, screen: Screen) -> Path:
     write_json(folder / "sites.json", [about_site(s, held_out=n in config.hold_out) for n, s in sites.items()])
     training = {name: site for name, site in sites.items() if name not in config.hold_out}
     precision = json.loads((folder / "config.json").read_text())["precision"]
-    private = config.aggregation.mode == "private"
-    identity = make_identities(folder, training) if private else None
+    _check_promises(config, training)
+    identity = make_identities(folder, training) if config.aggregation.mode == "private" else None
     campaign = Campaign(config, folder, training, precision, events, screen, identity)
     grid = _grid(config, folder, training, screen)
     try:
@@ -167,6 +169,27 @@ def executors_of_run(run: str) -> ExecutorOf:
         return emulated(own, emulation.load(Path(config.emulate))) if config.emulate else own
 
     return executor_of
+
+
+def _check_promises(config: SimConfig, sites: Collection[str]) -> None:
+    """Refuses what a run cannot keep; how many sites train is known only now."""
+    try:
+        check_promises(
+            config.aggregation,
+            config.dp,
+            sites=len(sites),
+            wire=config.wire,
+            student=config.student,
+            arms=config.arms,
+            searches=bool(config.search),
+        )
+    except ValueError as error:
+        raise OmniFedError(
+            "OF102",
+            "The configuration must match its schema; unknown keys are refused.",
+            seen=f"the options: {error}",
+            remedy="Correct or remove the named keys.",
+        ) from None
 
 
 def _tell_skipped(sites: dict[str, SiteData], events: EventLog, screen: Screen) -> None:
