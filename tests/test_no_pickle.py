@@ -56,7 +56,6 @@ PERMITTED = {
     ("benchmarks/dp_cost.py", "import multiprocessing"): "its own child, by an anonymous pipe; no user's data",
     ("benchmarks/dp_cost.py", "Connection.send"): "as above: one number",
     ("benchmarks/dp_cost.py", "Connection.recv"): "as above: one number",
-    ("omnifed/data/spool.py", "numpy.load without allow_pickle=False"): "the site's own file; False is numpy's default",
 }
 """By file and finding, why it is safe."""
 

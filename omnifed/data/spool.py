@@ -106,8 +106,8 @@ def load_split(folder: Path, split: str, spec: SiteSpec, present: np.ndarray) ->
     spacing = [[np.nan if v is None else v for v in pair] for pair in head["spacing"]]
     return Prepared(
         spec=spec,
-        images=np.load(folder / f"{split}.images.npy", mmap_mode=mode),
-        masks=np.load(folder / f"{split}.masks.npy", mmap_mode=mode),
+        images=np.load(folder / f"{split}.images.npy", mmap_mode=mode, allow_pickle=False),
+        masks=np.load(folder / f"{split}.masks.npy", mmap_mode=mode, allow_pickle=False),
         has_mask=np.array(head["has_mask"], bool),
         patients=tuple(head["patients"]),
         ids=tuple(head["ids"]),

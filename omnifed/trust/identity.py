@@ -267,7 +267,12 @@ def vault_key(path: Path) -> bytes:
     """The 32 bytes in ``path``, made at the first call, mode 0600."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomic(path, secrets.token_bytes(32), mode=0o600)
+        made = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        write_atomic(made, secrets.token_bytes(32), mode=0o600)
+        # Of two processes that make it at the same moment, both must go on with the same one.
+        with suppress(FileExistsError):
+            os.link(made, path)
+        made.unlink()
     return path.read_bytes()
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from omnifed.errors import OmniFedError
 from omnifed.trust import vault
+from omnifed.trust.identity import vault_key
 
 KEY = bytes(range(32))
 
@@ -51,3 +55,10 @@ def test_another_key_or_purpose_does_not_open(key: bytes, purpose: str) -> None:
 def test_a_key_of_another_size_does_not_seal() -> None:
     with pytest.raises(OmniFedError, match="OF875"):
         vault.seal(KEY[:16], "x", b"abc")
+
+
+def test_processes_that_make_the_key_at_the_same_moment_get_the_same_one(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        keys = set(pool.map(lambda _: vault_key(tmp_path / "identity" / "vault.key"), range(64)))
+    assert len(keys) == 1
+    assert [path.name for path in (tmp_path / "identity").iterdir()] == ["vault.key"]
