@@ -1,9 +1,9 @@
 """What a task costs at a deployed site beside its work: `python benchmarks/deployed_overhead.py [--json]`.
 
-A real SuperLink and a real `omnifed-client` on loopback, once with warm processes and once in Flower's plain way (a new
-Python a message). The same finished task is asked again and again, with the weights of a compact student both ways, so
-all but the work is measured: CPU seconds of all processes of the site (what it spends idle is taken off) and the wall
-time from sending to arrival. The weights travel as their ~300 tensors and as one. Target: at most 0.3 CPU s warm.
+A real SuperLink and a real `omnifed-client` on loopback. The same finished task is asked again and again, with the
+weights of a compact student both ways, so all but the work is measured: CPU seconds of all processes of the site (what
+it spends idle is taken off) and the wall time from sending to arrival. The weights travel as their ~300 tensors and as
+one. Target: at most 0.3 CPU s.
 """
 
 from __future__ import annotations
@@ -21,33 +21,31 @@ from pathlib import Path
 from typing import Any
 
 from omnifed.processes import Child, flower, flower_env, free_port, listens
+from omnifed.transport.installed import APP
 from omnifed_sim.phantoms import write_preset
 
-ROOT = Path(__file__).parents[1]
-APP = """[project]
-name = "omnifed-bench"
-version = "1"
-dependencies = []
-
-[tool.flwr.app]
-publisher = "omnifed"
-
-[tool.flwr.app.components]
-serverapp = "benchmarks.deployed_app:app"
-clientapp = "omnifed_client.app:app"
+HERE = Path(__file__).parent
+INSTEAD = """
+import sys
+if any("flwr-serverapp" in part for part in sys.orig_argv):
+    import deployed_app
+    sys.modules["omnifed_server.app"] = deployed_app
 """
+"""A site serves the installed application only: so the coordinator takes the benchmark for its campaign."""
 EXTRA_S = 1.5
 """Seconds that the app waits after each arrival, within the measured CPU time."""
 
 
-def measure(folder: Path, repeats: int, *, warm: bool) -> dict[str, Any]:
+def measure(folder: Path, repeats: int) -> dict[str, Any]:
     data = folder / "site"
     write_preset("hospitals", folder, seed=0, image_size=64)
     (folder / "west").rename(data)
     port = free_port()
+    (folder / "instead").mkdir()
+    (folder / "instead" / "sitecustomize.py").write_text(INSTEAD)
     env = flower_env(folder / "flower") | {
         "OMNIFED_BENCH": str(folder),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(folder / "instead"), str(HERE), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",
     }
     link = Child("link", flower("superlink", "--port", str(port), "--insecure"), folder / "link.log", env=env)
@@ -57,7 +55,7 @@ def measure(folder: Path, repeats: int, *, warm: bool) -> dict[str, Any]:
         "client",
         [
             *(str(scripts / "omnifed-client"), "--site", "west", "--data", str(data), "--state", str(folder / "state")),
-            *("--server", f"127.0.0.1:{port}", "--insecure", *([] if warm else ["--plain"])),
+            *("--server", f"127.0.0.1:{port}", "--insecure"),
         ],
         folder / "client.log",
         env={"OMP_NUM_THREADS": "1"},
@@ -99,20 +97,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    results: dict[str, Any] = {}
-    for name in ("warm", "plain"):
-        with tempfile.TemporaryDirectory() as folder:
-            results[name] = measure(Path(folder), options.repeats, warm=name == "warm")
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(Path(folder), options.repeats)
     if options.json:
-        print(json.dumps({"machine": platform.processor(), "cores": os.cpu_count(), **results}))
+        print(json.dumps({"machine": platform.processor(), "cores": os.cpu_count(), **found}))
         return
-    print(f"{os.cpu_count()} cores, weights of {results['warm']['parameters']:,} parameters both ways")
-    for name, found in results.items():
-        print(
-            f"{name:6} CPU {found['many_cpu_s']:.2f} s a task ({found['tensors']} tensors), "
-            f"{found['one_cpu_s']:.2f} s (1 tensor); wall {found['many_wall_s']:.2f} s, {found['one_wall_s']:.2f} s; "
-            f"idle {found['idle_cpu_per_s']:.3f} CPU s a second"
-        )
+    print(f"{os.cpu_count()} cores, weights of {found['parameters']:,} parameters both ways")
+    print(
+        f"CPU {found['many_cpu_s']:.2f} s a task ({found['tensors']} tensors), {found['one_cpu_s']:.2f} s (1 tensor); "
+        f"wall {found['many_wall_s']:.2f} s, {found['one_wall_s']:.2f} s; "
+        f"idle {found['idle_cpu_per_s']:.3f} CPU s a second"
+    )
 
 
 if __name__ == "__main__":
