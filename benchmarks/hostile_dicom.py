@@ -17,13 +17,15 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -109,18 +111,20 @@ def mutations(kinds: list[Valid], count: int, seed: int, folder: Path, tell: Cal
 
 def bombs(folder: Path) -> dict[str, Any]:
     """Reads each bomb; a fresh process that has decoded once is there before the clock starts."""
-    refused, wrong, slowest, most = 0, [], (0.0, ""), 0.0
+    refused, wrong, slowest, cpu, most = 0, [], (0.0, ""), 0.0, 0.0
     for bomb in BOMBS:
         path = write(bomb, folder)
         for warm in WARM:
             read_image(folder / warm)
-        begin = time.perf_counter()
+        pid, before, begin = SANDBOX.pid, cpu_s(SANDBOX.pid), time.perf_counter()
         try:
             (mask_values if bomb.mask else read_image)(path)
             code = "read"
         except OmniFedError as error:
             code = error.code
         slowest = max(slowest, (round(time.perf_counter() - begin, 3), bomb.name))
+        if pid == SANDBOX.pid:
+            cpu = max(cpu, cpu_s(pid) - before)
         most = max(most, memory_mib(SANDBOX.pid))
         refused += code == bomb.code
         wrong += [] if code == bomb.code else [f"{bomb.name}: {code}"]
@@ -129,6 +133,7 @@ def bombs(folder: Path) -> dict[str, Any]:
         "bombs": len(BOMBS),
         "refused": refused,
         "wrong": wrong,
+        "cpu_s": round(cpu, 2),
         "slowest": slowest,
         "mib": round(most, 1),
     }
@@ -152,29 +157,33 @@ def in_this_process() -> Iterator[None]:
         del SANDBOX.ask
 
 
-def cost(folder: Path, repeats: int) -> dict[str, Any]:
-    """Prepares a site both ways, in turns, the start of the process included."""
+def prepare_once(folder: Path, times: int, mode: str) -> None:
+    """Prepares a site whose index has each line ``times`` times."""
     from omnifed.data.prepare import prepare
-    from omnifed.data.site_folder import load_site
+    from omnifed.data.site_folder import Site, load_site
 
-    site = load_site(folder)
-    times: dict[str, list[float]] = {"here": [], "fenced": []}
+    with tempfile.TemporaryDirectory() as out, in_this_process() if mode == "here" else nullcontext():
+        site = load_site(folder)
+        prepare(Site(site.config, site.root, site.rows * times), Path(out))
 
-    def once(name: str) -> None:
-        with tempfile.TemporaryDirectory() as out:
-            begin = time.perf_counter()
-            prepare(site, Path(out))
-            times[name].append(time.perf_counter() - begin)
 
-    with in_this_process():
-        once("here")  # libraries loaded, files in the cache of the system
-    times["here"].clear()
-    for _ in range(repeats):
-        with in_this_process():
-            once("here")
-        once("fenced")
-    here, fenced = (statistics.median(times[name]) for name in ("here", "fenced"))
-    return {"site": folder.name, "rows": len(site.rows), "here_s": here, "fenced_s": fenced, "ratio": fenced / here}
+def cost(folder: Path, times: int, repeats: int) -> dict[str, Any]:
+    """Prepares a site both ways, in turns, each in a whole process with its start and its libraries."""
+    runs: dict[str, list[tuple[float, float]]] = {"here": [], "fenced": []}
+    for turn in range(2 * repeats + 1):
+        mode = "here" if turn % 2 == 0 else "fenced"
+        begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, __file__, "--once", mode, "--site", folder, "--times", str(times)], check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        if turn:  # the first one fills the system's cache of files
+            runs[mode].append((time.perf_counter() - begin, cpu))
+    report: dict[str, Any] = {"site": folder.name, "times": times}
+    for which, kind in enumerate(("wall", "cpu")):
+        here, fenced = (statistics.median(run[which] for run in runs[mode]) for mode in ("here", "fenced"))
+        report |= {f"{kind}_here_s": round(here, 2), f"{kind}_fenced_s": round(fenced, 2)}
+        report |= {f"{kind}_ratio": round(fenced / here, 3)}
+    return report
 
 
 def main() -> None:
@@ -184,7 +193,12 @@ def main() -> None:
     parser.add_argument("--site", type=Path, action="append", default=[], help="a site folder; may be repeated")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--times", type=int, default=5, help="how often each line of the site's index is read")
+    parser.add_argument("--once", choices=["here", "fenced"], help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.once:
+        prepare_once(options.site[0], options.times, options.once)
+        return
 
     def tell(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -198,7 +212,7 @@ def main() -> None:
             report["dicom"] = mutations(list(dicom_files()), options.files, options.seed, folder, tell)
             report["others"] = mutations(list(other_files()), options.files // 5, options.seed + 1, folder, tell)
         report["bombs"] = bombs(folder)
-    report["sites"] = [cost(site, options.repeats) for site in options.site]
+    report["sites"] = [cost(site, options.times, options.repeats) for site in options.site]
     SANDBOX.close()
     print(json.dumps(report, indent=1))
     met = {

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from omnifed.data.readers.dicom import frames_of, place_of, read_heads
+from omnifed.data.sandbox.failures import unbelievable
 from omnifed.data.sandbox.limits import limits_for
-from omnifed.data.sandbox.process import SANDBOX, Nothing, unbelievable
+from omnifed.data.sandbox.process import SANDBOX, Nothing
 from omnifed.files import write_atomic
 from omnifed.predict.refer import SEG_ERRORS
 from omnifed.predict.stack import distance_of, no_stack

@@ -59,7 +59,7 @@ def refused(number: str, name: str, limits: Limits = SMALL, **values: object) ->
 
 def test_limits_grow_with_the_file_and_have_an_end() -> None:
     assert limits_for(4 * 2**20) == SMALL == Limits(2.0, 512 * 2**20)
-    assert limits_for(12 * 2**20, pixels=8 * 2**20) == Limits(2 + 2 + 2, (512 + 64) * 2**20)
+    assert limits_for(12 * 2**20, pixels=8 * 2**20) == Limits(2 + 2 + 4, (512 + 64) * 2**20)
     assert limits_for(2**40).memory == 4 * 2**30
     assert SMALL.wall_s == 20
 

@@ -11,8 +11,9 @@ from pydantic import Field
 
 from omnifed.config import Frozen
 from omnifed.data.readers.base import MAX_VOXELS, Picture, Slice, Spacing, check_size, refused
+from omnifed.data.sandbox.failures import unbelievable
 from omnifed.data.sandbox.limits import limits_for
-from omnifed.data.sandbox.process import SANDBOX, Nothing, unbelievable
+from omnifed.data.sandbox.process import SANDBOX, Nothing
 from omnifed.errors import OmniFedError
 
 _CHUNK = 32 * 2**20

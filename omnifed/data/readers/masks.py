@@ -11,8 +11,9 @@ from pydantic import Field
 
 from omnifed.config import Frozen
 from omnifed.data.readers.base import Picture
+from omnifed.data.sandbox.failures import unbelievable
 from omnifed.data.sandbox.limits import limits_for
-from omnifed.data.sandbox.process import SANDBOX, Nothing, unbelievable
+from omnifed.data.sandbox.process import SANDBOX, Nothing
 
 _CHUNK = 64 * 2**20
 """Pixels of masks asked for at a time."""

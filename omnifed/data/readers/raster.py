@@ -10,14 +10,15 @@ from pydantic import Field
 from omnifed.config import Frozen
 from omnifed.data.readers.base import MAX_PIXELS, MAX_VOXELS, Picture, Slice, check_size, refused
 from omnifed.data.readers.pieces import flat
+from omnifed.data.sandbox.failures import unbelievable
 from omnifed.data.sandbox.limits import limits_for
-from omnifed.data.sandbox.process import SANDBOX, unbelievable
+from omnifed.data.sandbox.process import SANDBOX
 
 
 class _Count(Frozen):
     """Answer of the question "raster pages"."""
 
-    count: int = Field(ge=1, le=4096)
+    count: int = Field(ge=1, le=1024)
 
 
 def read(path: Path, *, slice_axis: int = 2, voi: bool = False) -> Picture:

@@ -31,7 +31,7 @@ FORMATS = tuple(
 """Decoders that are tried: of the forty that Pillow has, those that are promised."""
 _GREY = {"L", "I", "I;16", "I;16L", "I;16B", "F"}
 _CHUNK = 64 * 2**20
-_MOST_PAGES = 4096
+_MOST_PAGES = 1024
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses at twice this
 
 

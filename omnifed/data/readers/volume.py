@@ -14,8 +14,9 @@ from pydantic import Field, model_validator
 
 from omnifed.config import Frozen
 from omnifed.data.readers.base import MAX_VOXELS, Picture, Slice, check_size
+from omnifed.data.sandbox.failures import too_much, unbelievable
 from omnifed.data.sandbox.limits import Limits, limits_for
-from omnifed.data.sandbox.process import SANDBOX, Nothing, too_much, unbelievable
+from omnifed.data.sandbox.process import SANDBOX, Nothing
 
 _CHUNK = 32 * 2**20
 """Bytes of decoded slices asked for at a time."""

@@ -15,7 +15,7 @@ SMALL = 4 * 2**20
 _CPU_S, _MEMORY = 2.0, 512 * 2**20
 _MOST_MEMORY = 4 * 2**30
 _BYTES_S = 4 * 2**20
-_PIXELS_S = 4 * 2**20
+_PIXELS_S = 2 * 2**20
 _PATIENCE = 10.0
 _LIFE_S = 3600
 
@@ -42,8 +42,8 @@ class Limits:
 def limits_for(size: int, *, pixels: int = 0, held: int = 0) -> Limits:
     """The limits of a question: 2 s and 512 MiB for files up to 4 MiB.
 
-    ``cpu_s = 2 + (size - 4 MiB) / (4 MiB/s) + pixels / (4 Mpx/s)``, as pydicom's RLE decoder, the slowest, gives about
-    15 Mpx/s on a desktop; ``memory = 512 MiB + 8 (size - 4 MiB) + held``, at most 4 GiB.
+    ``cpu_s = 2 + (size - 4 MiB) / (4 MiB/s) + pixels / (2 Mpx/s)``: JPEG 2000, the slowest, gave 9 Mpx/s on one core of
+    a server, RLE 75; ``memory = 512 MiB + 8 (size - 4 MiB) + held``, at most 4 GiB.
 
     Args:
         size: bytes of the files to read.
