@@ -24,6 +24,7 @@ from omnifed_server.arm import ArmResult
 from omnifed_server.federation_file import SEARCHES, FederationConfig
 from omnifed_server.model_card import write_card
 from omnifed_server.plan import DISTILLED, EXPORTED, Facts, Plan
+from omnifed_server.private_round import no_identity
 from omnifed_server.rounds import OnEvent
 from omnifed_server.stages import Stages
 
@@ -151,6 +152,8 @@ class _Campaign:
     ) -> None:
         self.pool, self.config, self.folder, self.on_event = pool, config, folder, on_event
         identity = CoordinatorIdentity.load(Path(config.identity)) if config.identity else None
+        if config.aggregation.mode == "private" and identity is None:
+            raise no_identity()  # now, not after hours of teaching
         self.stages = Stages(plan_of(config, campaign), pool, folder, on_event, identity)
         self.rows: list[MetricRow] = []
         self.units: dict[str, str] = {}

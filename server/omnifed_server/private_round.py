@@ -210,6 +210,16 @@ class PrivateRound:
         self.on_event("aggregate", {**told, "misses": len(self.config.sites) - len(sites), **costs, **mean})
 
 
+def no_identity() -> OmniFedError:
+    """The error of a coordinator that is to do private rounds and cannot sign."""
+    return OmniFedError(
+        "OF840",
+        "A private round needs sites and a coordinator that can prove who they are.",
+        seen="this coordinator has no identity",
+        remedy="Run omnifed-server init and name its folder as identity, or use aggregation = mean.",
+    )
+
+
 def _shared(reply: Reply) -> Shared:
     if not isinstance(reply, SharesReply):
         raise _unasked()

@@ -31,7 +31,7 @@ from omnifed_server.arm import ArmResult as ArmResult
 from omnifed_server.arm import Miss, below_quorum
 from omnifed_server.downlink import Downlink, downlink
 from omnifed_server.ledger import Ledger
-from omnifed_server.private_round import PrivateRound
+from omnifed_server.private_round import PrivateRound, no_identity
 
 log = logging.getLogger("omnifed.server")
 OnEvent = Callable[[str, dict[str, Any]], None]
@@ -70,12 +70,7 @@ def run_arm(
             ledger.save(-1, fresh)
         state = ledger.load(len(ledger.records) - 1)
     if config.private and identity is None:
-        raise OmniFedError(
-            "OF840",
-            "A private round needs sites and a coordinator that can prove who they are.",
-            seen="this coordinator has no identity",
-            remedy="Run omnifed-server init and name its folder as identity, or use aggregation = mean.",
-        )
+        raise no_identity()
     for round_ in range(len(ledger.records), config.rounds):
         if config.private and identity is not None:
             state = PrivateRound(pool, config, ledger, on_event, round_, identity).run(state)

@@ -23,7 +23,9 @@ from omnifed.transport.apps import client_app
 from omnifed.transport.inprocess import InProcessGrid
 from omnifed.transport.pool import TaskPool
 from omnifed_server.board import Board
+from omnifed_server.campaign import run_campaign
 from omnifed_server.event_lines import lines
+from omnifed_server.federation_file import FederationConfig
 from omnifed_server.rounds import ArmConfig, run_arm
 from omnifed_server.view import render
 
@@ -307,3 +309,12 @@ def test_views_and_report_show_the_mean_of_the_sites(one) -> None:
     assert [text for event in events if "done: Dice 0.500 (mean of the sites), 5 sites" in (text := lines(event) or "")]
     run = Run(arm.folder, {"arms": ["fedavg"]}, events, 0, (), (), (), tuple({"name": s} for s in SITES), {})
     assert ">mean of the sites<" in curves(run)
+
+
+def test_a_campaign_without_identity_says_so_before_it_asks_anything(tmp_path) -> None:
+    config = FederationConfig(sites=SITES, insecure=True, aggregation="private")
+    told = []
+    with pytest.raises(OmniFedError) as caught:
+        run_campaign(None, config, tmp_path / "run", lambda name, fields: told.append((name, fields)))
+    assert caught.value.code == "OF840"
+    assert [fields["state"] for _, fields in told] == ["started", "failed"]
