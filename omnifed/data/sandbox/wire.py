@@ -40,10 +40,10 @@ def send(link: socket.socket, head: dict[str, Any], arrays: Sequence[np.ndarray]
         raise ValueError("the head of a message is too long")
     length = _LENGTH.pack(len(text))
     if fd is None:
-        link.sendall(length)
+        link.sendall(length + text)  # at once: the other end wakes once
     else:
         socket.send_fds(link, [length], [fd])
-    link.sendall(text)
+        link.sendall(text)
     for array in whole:
         if array.size:
             link.sendall(array.data.cast("B"))
