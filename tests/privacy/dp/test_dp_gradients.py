@@ -16,7 +16,7 @@ from omnifed.errors import OmniFedError
 from omnifed.models.base import Out, SiteSpec
 from omnifed.models.registry import build_student
 from omnifed.models.spec import StudentSpec
-from omnifed.privacy.dp.gradients import PatientGradients, check_network
+from omnifed.privacy.dp.gradients import PatientGradients, check_network, conv_gradients
 from omnifed.privacy.dp.randomness import SecretDraws
 from omnifed.privacy.dp.sampling import PatientBatches
 from omnifed.training.batch import Batch
@@ -97,6 +97,28 @@ def test_gradients_by_patient_equal_a_loop_over_patients(spec: StudentSpec) -> N
             assert parameter.grad is not None
             difference = (found[name][at] - parameter.grad).norm()
             assert difference <= 1e-5 * max(1.0, float(parameter.grad.norm())), name
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=4, bias=False),
+        nn.Conv2d(4, 4, (3, 1), padding=(1, 0), groups=4, bias=False),
+        nn.Conv2d(4, 4, 3, padding=1, stride=2, groups=4),
+        nn.Conv2d(4, 6, 3, padding=1, groups=2),
+        nn.Conv2d(4, 6, 1, stride=2),
+    ],
+    ids=["dilated depthwise", "unequal kernel", "strided depthwise", "grouped", "strided pointwise"],
+)
+def test_a_convolutions_gradients_equal_autograds(layer: nn.Conv2d) -> None:
+    draw = torch.Generator().manual_seed(0)
+    image = torch.randn(3, 4, 9, 7, generator=draw)
+    back = torch.randn(layer(image).shape, generator=draw)
+    found = conv_gradients(layer, [image], back)
+    for at in range(3):
+        expected = torch.autograd.grad((layer(image[at : at + 1]) * back[at]).sum(), list(layer.parameters()))
+        for parameter, gradient in zip(layer.parameters(), expected, strict=True):
+            torch.testing.assert_close(found[parameter][at], gradient, rtol=1e-5, atol=1e-5)
 
 
 def test_a_patient_moves_the_sum_by_no_more_than_the_clip() -> None:
