@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from omnifed.config import Frozen
-from omnifed.errors import OmniFedError
 from omnifed.files import write_atomic, write_json
 from omnifed.privacy.secagg.records import Held
 from omnifed.states import read_state, write_state
@@ -43,14 +41,16 @@ class PrivateFiles:
         self.store, self.folder = store, store.own / "arms" / arm / "private"
 
     def load(self, round_: int) -> Kept | None:
-        """The session of a round; None if it was never begun, is over, or its file is damaged."""
+        """The session of a round; None if it was never begun, or is over.
+
+        Raises:
+            OmniFedError: OF875 if its file is damaged: the site sits the round out, as second secrets for a session
+                that may have been used are what an attacker wants.
+        """
         path = self._session(round_)
         if not path.is_file():
             return None
-        try:
-            return Kept.model_validate_json(vault.open(self.store.vault, _PURPOSE, path.read_bytes()))
-        except (OmniFedError, ValidationError):
-            return None
+        return Kept.model_validate_json(vault.open(self.store.vault, _PURPOSE, path.read_bytes()))
 
     def save(self, round_: int, kept: Kept) -> None:
         """Keeps a session: before its answer leaves."""

@@ -148,6 +148,17 @@ def test_secrets_lie_sealed_and_go_with_the_round(three: Three) -> None:
     assert [path.name for path in private.iterdir()] == ["revealed.json"]
 
 
+def test_a_damaged_session_sits_the_round_out(three: Three) -> None:
+    keys = keys_of(three)
+    file = three.folder / "ash" / "campaigns" / "c" / "arms" / "a" / "private" / "session-0000.sealed"
+    data = bytearray(file.read_bytes())
+    data[40] ^= 1
+    file.write_bytes(bytes(data))
+    assert code(three.ask("ash", SharesTask(**head("ash", "shares"), keys=keys))) == "OF875"
+    assert code(three.fit("ash", id="once.more")) == "OF875"
+    assert three.fit("ash", round_=1)[0].keys is not None
+
+
 def test_what_a_new_round_begins_the_old_one_loses(three: Three) -> None:
     keys_of(three)
     three.fit("ash", round_=1)
