@@ -449,7 +449,7 @@ def test_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [f.name for f in found if f.state == "fail"] == []
     assert [f.name for f in found] == [
         "versions", "identity", "proxy", "name", "coordinator", "tls", "clock", "disk", "memory", "state folder",
-        "earlier state", "node port", "device", "data", "site name",
+        "earlier state", "policy", "audit log", "node port", "device", "data", "site name",
     ]  # fmt: skip
     out = io.StringIO()
     assert doctor.print_findings(found, Console(file=out, width=100)) == 0
