@@ -52,6 +52,11 @@ bench: env
 	$(BIN)/python benchmarks/search_real.py --image-size 64 --full 6
 	$(BIN)/python benchmarks/predict_cost.py
 	$(BIN)/python benchmarks/vault_cost.py
+	$(BIN)/python benchmarks/robust.py
+	$(BIN)/python benchmarks/secagg_cost.py
+	$(BIN)/python benchmarks/private_overhead.py
+	$(BIN)/python benchmarks/dp_cost.py
+	$(BIN)/python benchmarks/hostile_dicom.py --files 10000
 	$(BIN)/python benchmarks/arms.py --preset hospitals --hold-out west --out runs/bench-hospitals
 
 # Students and rivals on real sites: Dice, latency, memory, report with a Pareto plot. Hours; what is there is not made again.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from omnifed.models.spec import StudentSpec
-from omnifed.privacy.spec import AggregationSpec, DPSpec
+from omnifed.privacy.spec import AggregationSpec, DPSpec, least_threshold
 
 
 def check_promises(
@@ -34,6 +34,8 @@ def check_promises(
     """
     if aggregation.mode == "private":
         _check_private(aggregation, sites=sites, wire=wire, searches=searches)
+    if aggregation.mode == "robust" and sites < 3:
+        raise ValueError(f"robust aggregation needs 3 sites: of {sites} updates none is the odd one out")
     if dp is not None:
         check_dp(student=student, arms=arms, searches=searches)
 
@@ -64,11 +66,11 @@ def check_dp(*, student: StudentSpec, arms: Collection[str], searches: bool) -> 
 
 
 def _check_private(aggregation: AggregationSpec, *, sites: int, wire: str, searches: bool) -> None:
-    threshold = aggregation.threshold_of(sites)
-    if sites < 3 or not sites < 2 * threshold <= 2 * sites:
+    threshold, least = aggregation.threshold_of(sites), least_threshold(sites)
+    if not least <= threshold <= sites:
         raise ValueError(
-            f"private aggregation needs 3 sites and a threshold of more than half of them, at most all: "
-            f"{threshold} of {sites}; with less a coordinator could learn one site's update"
+            f"private aggregation needs 3 sites and a threshold of two thirds of them, at most all: {threshold} of "
+            f"{sites}, at least {least}; with less a coordinator could learn one site's update"
         )
     if wire != "fp32":
         raise ValueError("private aggregation sends masked 32-bit numbers, which cannot be shortened: wire = fp32")

@@ -48,7 +48,7 @@ def test_what_works_on_noisy_weights_alone_is_permitted(changes: dict[str, objec
     ("changes", "why"),
     [
         ({"sites": 2}, "3 sites"),
-        ({"aggregation": AggregationSpec(mode="private", threshold=3)}, "more than half"),
+        ({"aggregation": AggregationSpec(mode="private", threshold=3)}, "two thirds"),
         ({"wire": "bf16"}, "fp32"),
         ({"searches": True}, "single sites"),
     ],
@@ -56,3 +56,10 @@ def test_what_works_on_noisy_weights_alone_is_permitted(changes: dict[str, objec
 def test_what_secure_aggregation_cannot_hide_is_refused(changes: dict[str, object], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         check(**{"aggregation": AggregationSpec(mode="private"), "dp": None, **changes})
+
+
+def test_a_threshold_of_two_thirds_is_enough_and_two_sites_are_not_robust() -> None:
+    check(aggregation=AggregationSpec(mode="private", threshold=4), dp=None)
+    with pytest.raises(ValueError, match="odd one out"):
+        check(aggregation=AggregationSpec(mode="robust"), sites=2)
+    check(aggregation=AggregationSpec(mode="robust"), sites=3)
