@@ -321,3 +321,10 @@ def test_chosen_frames_are_decoded_in_the_order_asked_for(tmp_path: Path) -> Non
     data.PixelData = np.repeat(np.array([500, 501, 502], "<i2"), 4).tobytes()
     data.save_as(tmp_path / "m.dcm")
     assert [(s.frame, s.pixels[0, 0]) for s in frames(tmp_path / "m.dcm", [2, 0])] == [(3, 4), (1, 0)]
+
+
+def test_relative_paths_are_those_of_the_working_folder_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("a", 3), ("b", 7)):
+        png(tmp_path / name / "image.png", np.full((4, 5), value, np.uint8))
+        monkeypatch.chdir(tmp_path / name)
+        assert read_image(Path("image.png")).slices[0].pixels.max() == value

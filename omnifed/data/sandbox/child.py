@@ -49,6 +49,7 @@ def _answer(restraint: Restraint, question: dict[str, Any], arrays: list[np.ndar
     operation = getattr(importlib.import_module(module), name)
     values = question["values"] | ({"arrays": arrays} if arrays else {}) | ({} if fd is None else {"fd": fd})
     try:
+        os.chdir(question["folder"])
         restraint.hold(Limits(*question["limits"]))
         head, results = operation(**values)
         return {"answer": head}, results

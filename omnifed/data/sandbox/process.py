@@ -114,7 +114,9 @@ class Sandbox:
         with self._lock:
             link = self._running()
             self._asked += 1
-            question = {"ask": name, "values": dict(values), "limits": [limits.cpu_s, limits.memory]}
+            # Relative paths are this process's own, wherever it stands now.
+            about_us = {"folder": os.getcwd(), "limits": [limits.cpu_s, limits.memory]}
+            question = {"ask": name, "values": dict(values), **about_us}
             deadline = time.monotonic() + limits.wall_s
             try:
                 link.settimeout(limits.wall_s)
