@@ -25,7 +25,7 @@ class AggregationSpec(Frozen):
     mode: Literal["mean", "private", "robust"] = "mean"
     rule: Literal["norm-clip", "median"] = "norm-clip"
     threshold: int = Field(0, ge=0)
-    clip: float = Field(10.0, gt=0, le=1000)
+    clip: float = Field(25.0, gt=0, le=1000)
 
     def threshold_of(self, sites: int) -> int:
         """Sites of ``sites`` that must stay to the end of a private round."""
@@ -77,7 +77,7 @@ class PrivacySpec(Frozen):
 
     mode: Literal["mean", "private", "robust"] = "mean"
     threshold: int = Field(0, ge=0)
-    clip: float = Field(10.0, gt=0, le=1000)
+    clip: float = Field(25.0, gt=0, le=1000)
     sites: tuple[str, ...] = ()
     weighting: Literal["n", "sqrt", "equal"] = "sqrt"
     most_cases: int = Field(10_000, ge=1)

@@ -108,13 +108,17 @@ def test_a_superlink_takes_our_routes_and_nodes_where_we_give_them() -> None:
     assert parameters(InMemoryLinkState.delete_node) == ["self", "owner_aid", "node_id"]
 
 
-def test_a_long_sleep_is_cut_and_the_rest_of_time_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sleeps_are_brief_after_a_message_and_never_long(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(flower_programs.time, "sleep", slept.append)
     quick = _QuickTime()
-    quick.sleep(3)
+    for _ in range(7):
+        quick.sleep(3)
+    assert slept == [0.05, 0.1, 0.2, 0.4, 0.8, IDLE_S, IDLE_S]
+    quick.around(lambda **stores: quick.sleep(0.5))()
+    quick.sleep(0.01)
     quick.sleep(0.5)
-    assert slept == [IDLE_S, 0.5]
+    assert slept[7:] == [0.05, 0.01, 0.1]
     assert quick.monotonic is time.monotonic
 
 
