@@ -38,7 +38,8 @@ class Adder:
         self.site = site
 
     def execute(self, task: Any, state: dict[str, np.ndarray]) -> tuple[Any, dict[str, np.ndarray]]:
-        from omnifed.federation.tasks import FitReply, HelloReply, HelloTask
+        from omnifed.federation.replies import FitReply, HelloReply
+        from omnifed.federation.tasks import HelloTask
 
         if isinstance(task, HelloTask):
             return HelloReply(

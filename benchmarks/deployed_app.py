@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from omnifed.federation.tasks import FailedReply, FitTask
+from omnifed.federation.replies import FailedReply
+from omnifed.federation.tasks import FitTask
 from omnifed.models.base import SiteSpec
 from omnifed.models.registry import build_student
 from omnifed.models.spec import StudentSpec

@@ -27,7 +27,8 @@ from torch.nn import functional
 
 from omnifed.federation.aggregation import weight
 from omnifed.federation.partition import start
-from omnifed.federation.tasks import FitReply, HelloReply, HelloTask
+from omnifed.federation.replies import FitReply, HelloReply
+from omnifed.federation.tasks import HelloTask
 from omnifed.models.base import SiteSpec, partition
 from omnifed.models.registry import build_student
 from omnifed.models.spec import StudentSpec

@@ -30,8 +30,9 @@ import numpy as np
 
 from omnifed.errors import OmniFedError
 from omnifed.federation.aggregation import StreamingMean, Update, mean_of, weight
+from omnifed.federation.replies import FitReply, Reply
 from omnifed.federation.robust import clipped_mean, median
-from omnifed.federation.tasks import FitReply, FitTask, Reply, Task
+from omnifed.federation.tasks import FitTask, Task
 from omnifed.federation.validation import FAR, too_long, update_norm
 from omnifed.privacy.spec import AggregationSpec
 from omnifed.states import State

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from omnifed.federation.tasks import FitReply, FitTask, MaskedTask, Reply, SharesTask, UnmaskTask
+from omnifed.federation.replies import FitReply, Reply
+from omnifed.federation.tasks import FitTask, MaskedTask, SharesTask, UnmaskTask
 from omnifed.models.spec import StudentSpec
 from omnifed.privacy.secagg.collect import inbox_of, survivors_of, unmask
 from omnifed.privacy.secagg.fixed import Layout

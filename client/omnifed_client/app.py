@@ -11,7 +11,8 @@ from pathlib import Path
 from safetensors.numpy import load, save
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import REPLY, Reply, Task
+from omnifed.federation.replies import REPLY, Reply
+from omnifed.federation.tasks import Task
 from omnifed.states import State
 from omnifed.transport.apps import client_app
 from omnifed.transport.sealed import SiteSeal

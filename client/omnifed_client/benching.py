@@ -12,7 +12,8 @@ from omnifed.data.prepare import SiteData
 from omnifed.devices.machine import Machine, describe_machine
 from omnifed.devices.measurement import Measurement
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import BenchReply, BenchTask
+from omnifed.federation.replies import BenchReply
+from omnifed.federation.tasks import BenchTask
 from omnifed.files import write_json
 from omnifed.models.scaling import architecture_key
 from omnifed.models.spec import StudentSpec

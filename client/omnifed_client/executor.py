@@ -12,20 +12,15 @@ from omnifed.errors import OmniFedError
 from omnifed.evaluation.metrics import mean_dice, score_cases
 from omnifed.evaluation.predict import predict_masks
 from omnifed.evaluation.scores import summarise
+from omnifed.federation.protocol import MIN_PROTOCOL, PROTOCOL
+from omnifed.federation.replies import EvaluateReply, FailedReply, FitReply, HelloReply, Reply
 from omnifed.federation.tasks import (
-    MIN_PROTOCOL,
-    PROTOCOL,
     BenchTask,
-    EvaluateReply,
     EvaluateTask,
     ExportTask,
-    FailedReply,
-    FitReply,
     FitTask,
-    HelloReply,
     HelloTask,
     PrivateTask,
-    Reply,
     Task,
     TeachTask,
     TrialTask,

@@ -9,7 +9,8 @@ import torch
 
 from omnifed.data.prepare import SiteData
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import ExportReply, ExportTask, FitTask
+from omnifed.federation.replies import ExportReply
+from omnifed.federation.tasks import ExportTask, FitTask
 from omnifed.files import write_json
 from omnifed.trust.identity import SiteIdentity
 from omnifed.trust.manifest import ORIGIN, Origin, manifest_path, origin_of

@@ -12,15 +12,8 @@ from pydantic import Field, ValidationError
 from omnifed.config import Frozen
 from omnifed.errors import OmniFedError
 from omnifed.federation.executor import Executor
-from omnifed.federation.tasks import (
-    ExportReply,
-    FailedReply,
-    FitTask,
-    HelloTask,
-    Reply,
-    Task,
-    UnmaskTask,
-)
+from omnifed.federation.replies import ExportReply, FailedReply, Reply
+from omnifed.federation.tasks import FitTask, HelloTask, Task, UnmaskTask
 from omnifed.files import write_atomic
 from omnifed.privacy.dp import ledger
 from omnifed.privacy.suppress import suppress

@@ -11,18 +11,8 @@ from collections.abc import Callable
 import numpy as np
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import (
-    FitReply,
-    FitTask,
-    MaskedReply,
-    MaskedTask,
-    PrivateTask,
-    Reply,
-    SharesReply,
-    SharesTask,
-    UnmaskReply,
-    UnmaskTask,
-)
+from omnifed.federation.replies import FitReply, MaskedReply, Reply, SharesReply, UnmaskReply
+from omnifed.federation.tasks import FitTask, MaskedTask, PrivateTask, SharesTask, UnmaskTask
 from omnifed.privacy.secagg.errors import refused_request, revealed_before
 from omnifed.privacy.secagg.fixed import Layout, share_of
 from omnifed.privacy.secagg.keys import Session

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import REPLY, FitTask, PrivateTask, Reply, Task, TrialTask
+from omnifed.federation.replies import REPLY, Reply
+from omnifed.federation.tasks import FitTask, PrivateTask, Task, TrialTask
 from omnifed.files import write_atomic
 from omnifed.states import State, read_state, strip_prefix, write_state
 from omnifed.teachers.spec import TeacherSpec

@@ -14,7 +14,8 @@ from omnifed.data.prepared import Prepared
 from omnifed.distill.omnikd import OmniKD
 from omnifed.distill.spec import DistillSpec
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import FitReply, FitTask
+from omnifed.federation.replies import FitReply
+from omnifed.federation.tasks import FitTask
 from omnifed.models.base import BOTTLENECK, SiteSpec, partition
 from omnifed.models.registry import build_student
 from omnifed.models.spec import StudentSpec

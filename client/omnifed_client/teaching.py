@@ -9,7 +9,8 @@ from pathlib import Path
 
 from omnifed.data.prepare import SiteData
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import TeachReply, TeachTask
+from omnifed.federation.replies import TeachReply
+from omnifed.federation.tasks import TeachTask
 from omnifed.files import write_json
 from omnifed.teachers.base import Progress, Teacher
 from omnifed.teachers.cache import TeacherCache

@@ -13,7 +13,8 @@ from omnifed.data.prepare import SiteData
 from omnifed.data.splits import FEWEST
 from omnifed.data.subset import subset
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import TrialReply, TrialTask
+from omnifed.federation.replies import TrialReply
+from omnifed.federation.tasks import TrialTask
 from omnifed.models.registry import build_student
 from omnifed.models.weights import load_state
 from omnifed.states import State

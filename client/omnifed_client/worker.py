@@ -25,7 +25,8 @@ from omnifed.data.prepare import SiteData, prepare
 from omnifed.data.site_folder import load_site
 from omnifed.errors import OmniFedError
 from omnifed.events import EventLog
-from omnifed.federation.tasks import TASK, FailedReply, HelloTask, Reply, Task
+from omnifed.federation.replies import FailedReply, Reply
+from omnifed.federation.tasks import TASK, HelloTask, Task
 from omnifed.files import write_json
 from omnifed.states import State
 from omnifed_client.config import ClientConfig

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from omnifed.federation.tasks import Reply, Task
+from omnifed.federation.replies import Reply
+from omnifed.federation.tasks import Task
 from omnifed.states import State as State
 
 
 class Executor(Protocol):
     """A site's side of every task.
 
-    It answers a failure with a :class:`~omnifed.federation.tasks.FailedReply` instead of raising; the transport
+    It answers a failure with a :class:`~omnifed.federation.replies.FailedReply` instead of raising; the transport
     survives one that raises all the same.
     """
 

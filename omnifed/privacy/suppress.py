@@ -11,7 +11,7 @@ classes of each case; who knows the scores of all other classes can bound, not c
 from __future__ import annotations
 
 from omnifed.evaluation.score import SUPPRESSED, Score
-from omnifed.federation.tasks import EvaluateReply, FitReply, HelloReply, Reply, TrialReply
+from omnifed.federation.replies import EvaluateReply, FitReply, HelloReply, Reply, TrialReply
 
 COUNTS: dict[type[Reply], tuple[str, ...]] = {
     HelloReply: ("train", "unlabelled", "val", "test"),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from omnifed.errors import OmniFedError
 from omnifed.federation.executor import Executor, ExecutorOf
-from omnifed.federation.tasks import FailedReply
+from omnifed.federation.replies import FailedReply
 from omnifed.transport.flower_compat import (
     ClientApp,
     Context,

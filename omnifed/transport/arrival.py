@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import MIN_PROTOCOL, FailedReply, Reply, Task
+from omnifed.federation.protocol import MIN_PROTOCOL
+from omnifed.federation.replies import FailedReply, Reply
+from omnifed.federation.tasks import Task
 from omnifed.states import State
 
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import FailedReply, Task
+from omnifed.federation.replies import FailedReply
+from omnifed.federation.tasks import Task
 from omnifed.states import State
 from omnifed.transport.arrival import Arrival, check, miss
 from omnifed.transport.flower_compat import ConfigRecord, ErrorCode, Message, reply_to

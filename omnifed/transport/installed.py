@@ -44,7 +44,7 @@ def refuse(message: Any, context: Any) -> Any:
     Returns:
         The reply.
     """
-    from omnifed.federation.tasks import FailedReply
+    from omnifed.federation.replies import FailedReply
     from omnifed.transport.flower_compat import Message
     from omnifed.transport.records import to_record
 

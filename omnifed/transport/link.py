@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterable
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import FailedReply, HelloReply, HelloTask, Reply, Task
+from omnifed.federation.replies import FailedReply, HelloReply, Reply
+from omnifed.federation.tasks import HelloTask, Task
 from omnifed.states import State
 from omnifed.transport.apps import ROUTES
 from omnifed.transport.calls import Calls

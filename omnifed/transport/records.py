@@ -19,7 +19,9 @@ import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import PROTOCOL, REPLY, TASK, Reply, ReplyBase, Task, TaskBase, speak
+from omnifed.federation.protocol import PROTOCOL, speak
+from omnifed.federation.replies import REPLY, Reply, ReplyBase
+from omnifed.federation.tasks import TASK, Task, TaskBase
 from omnifed.states import State
 from omnifed.transport.flower_compat import NUMPY, Array, ArrayRecord, ConfigRecord, RecordDict
 

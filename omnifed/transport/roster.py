@@ -10,7 +10,8 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from omnifed.federation.tasks import MIN_PROTOCOL, PROTOCOL, FailedReply, HelloReply, Reply
+from omnifed.federation.protocol import MIN_PROTOCOL, PROTOCOL
+from omnifed.federation.replies import FailedReply, HelloReply, Reply
 
 log = logging.getLogger("omnifed.transport")
 

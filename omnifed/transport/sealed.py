@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import REPLY as REPLIES
-from omnifed.federation.tasks import FailedReply, Reply, Task
+from omnifed.federation.replies import REPLY as REPLIES
+from omnifed.federation.replies import FailedReply, Reply
+from omnifed.federation.tasks import Task
 from omnifed.states import State
 from omnifed.transport.flower_compat import ArrayRecord, ConfigRecord, RecordDict
 from omnifed.transport.records import HEAD, STATE, Packed, array_hash, body_of, reply_of, size_of, to_record

@@ -14,7 +14,7 @@ from typing import Any
 import omnifed
 from omnifed.errors import OmniFedError
 from omnifed.evaluation.tables import TEACHER, MetricRow, metric_rows, write_metrics
-from omnifed.federation.tasks import EvaluateReply, ExportReply, HelloReply
+from omnifed.federation.replies import EvaluateReply, ExportReply, HelloReply
 from omnifed.files import write_json
 from omnifed.models.base import SiteSpec
 from omnifed.models.scaling import architecture_key, costs

@@ -10,7 +10,7 @@ from omnifed.devices.latency import LatencyModel, fit_latency, probes
 from omnifed.devices.measurement import Estimate
 from omnifed.devices.profile import load_profile
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import BenchReply
+from omnifed.federation.replies import BenchReply
 from omnifed.models.base import SiteSpec
 from omnifed.models.scaling import architecture_key
 from omnifed.models.spec import PRESETS, StudentSpec

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import REPLY, FitReply, Reply
+from omnifed.federation.replies import REPLY, FitReply, Reply
 from omnifed.files import write_json
 from omnifed.states import State, read_state, write_state
 from omnifed_server.arm import ArmConfig

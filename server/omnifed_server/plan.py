@@ -8,7 +8,7 @@ from typing import Literal
 
 from omnifed.distill.spec import LAMBDA, DistillSpec, TermName
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import HelloReply
+from omnifed.federation.replies import HelloReply
 from omnifed.models.base import LayerGroup
 from omnifed.models.scaling import architecture_key
 from omnifed.models.slices import covering

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import FailedReply, Reply, Task
+from omnifed.federation.replies import FailedReply, Reply
+from omnifed.federation.tasks import Task
 from omnifed.states import State
 from omnifed.transport.pool import Arrival, TaskPool
 from omnifed_server.arm import ArmConfig, Miss

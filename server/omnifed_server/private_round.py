@@ -16,17 +16,8 @@ from typing import Any
 import numpy as np
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import (
-    FitReply,
-    MaskedReply,
-    MaskedTask,
-    Reply,
-    SharesReply,
-    SharesTask,
-    Task,
-    UnmaskReply,
-    UnmaskTask,
-)
+from omnifed.federation.replies import FitReply, MaskedReply, Reply, SharesReply, UnmaskReply
+from omnifed.federation.tasks import MaskedTask, SharesTask, Task, UnmaskTask
 from omnifed.privacy.secagg.collect import check_receipt, check_shared, false_shares, inbox_of, survivors_of, unmask
 from omnifed.privacy.secagg.fixed import Layout, Sums
 from omnifed.privacy.secagg.keys import Parties, Session

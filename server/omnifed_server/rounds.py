@@ -17,8 +17,9 @@ from typing import Any
 from omnifed.errors import OmniFedError
 from omnifed.federation.aggregation import StreamingMean, Update, weight
 from omnifed.federation.partition import start
+from omnifed.federation.replies import FailedReply, FitReply
 from omnifed.federation.robust import combine
-from omnifed.federation.tasks import FailedReply, FitReply, FitTask
+from omnifed.federation.tasks import FitTask
 from omnifed.federation.validation import too_long, update_norm
 from omnifed.federation.wire import NO_BASE, decode
 from omnifed.models.slices import SliceMap, slice_map, take

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import FailedReply, Task, TrialReply
+from omnifed.federation.replies import FailedReply, TrialReply
+from omnifed.federation.tasks import Task
 from omnifed.search.study import Study
 from omnifed.search.trials import Observation, Trial
 from omnifed.states import State

@@ -14,21 +14,17 @@ from typing import Any, TypeVar
 from omnifed.errors import OmniFedError
 from omnifed.evaluation.score import MEAN
 from omnifed.evaluation.tables import TEACHER
-from omnifed.federation.tasks import (
+from omnifed.federation.replies import (
     REPLY,
     BenchReply,
-    BenchTask,
     EvaluateReply,
-    EvaluateTask,
     ExportReply,
-    ExportTask,
     FailedReply,
     HelloReply,
     Reply,
-    Task,
     TeachReply,
-    TeachTask,
 )
+from omnifed.federation.tasks import BenchTask, EvaluateTask, ExportTask, Task, TeachTask
 from omnifed.files import write_json
 from omnifed.models.base import LayerGroup
 from omnifed.models.spec import StudentSpec

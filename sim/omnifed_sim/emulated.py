@@ -15,17 +15,8 @@ from omnifed.devices.measurement import Estimate, Measurement
 from omnifed.devices.profile import DeviceProfile, load_profile
 from omnifed.errors import OmniFedError
 from omnifed.federation.executor import Executor
-from omnifed.federation.tasks import (
-    BenchReply,
-    BenchTask,
-    EvaluateTask,
-    ExportTask,
-    FailedReply,
-    FitTask,
-    Reply,
-    Task,
-    TrialTask,
-)
+from omnifed.federation.replies import BenchReply, FailedReply, Reply
+from omnifed.federation.tasks import BenchTask, EvaluateTask, ExportTask, FitTask, Task, TrialTask
 from omnifed.models import scaling
 from omnifed.models.base import SiteSpec
 from omnifed.models.spec import StudentSpec

@@ -12,7 +12,8 @@ from omnifed.data.prepare import SiteData
 from omnifed.devices import bench as bench_module
 from omnifed.devices.measurement import Measurement
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import BenchReply, BenchTask, FailedReply
+from omnifed.federation.replies import BenchReply, FailedReply
+from omnifed.federation.tasks import BenchTask
 from omnifed.models.scaling import architecture_key
 from omnifed.models.spec import StudentSpec
 from omnifed_client.executor import SiteExecutor

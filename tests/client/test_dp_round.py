@@ -13,7 +13,8 @@ from test_executor import SITE, squares
 
 from omnifed.data.prepare import SiteData
 from omnifed.distill.spec import DistillSpec
-from omnifed.federation.tasks import FailedReply, FitReply, FitTask
+from omnifed.federation.replies import FailedReply, FitReply
+from omnifed.federation.tasks import FitTask
 from omnifed.models.spec import StudentSpec
 from omnifed.privacy.dp.accounting import epsilon
 from omnifed.privacy.dp.ledger import FOLDER, Ledger

@@ -10,7 +10,8 @@ import pytest
 from omnifed.data.prepare import SiteData
 from omnifed.data.prepared import Prepared
 from omnifed.data.site import IGNORE, Normalisation, SiteConfig
-from omnifed.federation.tasks import EvaluateReply, EvaluateTask, FailedReply, FitReply, FitTask, HelloReply, HelloTask
+from omnifed.federation.replies import EvaluateReply, FailedReply, FitReply, HelloReply
+from omnifed.federation.tasks import EvaluateTask, FitTask, HelloTask
 from omnifed.federation.wire import decode, encode, is_coded
 from omnifed.models.registry import build_student
 from omnifed.models.spec import StudentSpec

@@ -11,7 +11,8 @@ import pytest
 from test_executor import SITE, STUDENT, data, fit_task, squares  # noqa: F401 - data is a fixture
 
 from omnifed.data.prepare import SiteData
-from omnifed.federation.tasks import ExportReply, ExportTask, FailedReply
+from omnifed.federation.replies import ExportReply, FailedReply
+from omnifed.federation.tasks import ExportTask
 from omnifed.privacy.spec import DPSpec, PrivacySpec
 from omnifed.trust.anchor import find_anchor
 from omnifed.trust.authority import admit, found

@@ -11,16 +11,12 @@ import pytest
 
 from omnifed.errors import OmniFedError
 from omnifed.evaluation.score import Score
+from omnifed.federation.replies import EvaluateReply, ExportReply, FailedReply, FitReply, HelloReply
 from omnifed.federation.tasks import (
     BenchTask,
-    EvaluateReply,
     EvaluateTask,
-    ExportReply,
     ExportTask,
-    FailedReply,
-    FitReply,
     FitTask,
-    HelloReply,
     HelloTask,
     MaskedTask,
     TeachTask,

@@ -9,17 +9,8 @@ import pytest
 from test_executor import SITE, STUDENT, TRAIN, squares
 
 from omnifed.data.prepare import SiteData
-from omnifed.federation.tasks import (
-    FailedReply,
-    FitReply,
-    FitTask,
-    MaskedReply,
-    MaskedTask,
-    SharesReply,
-    SharesTask,
-    UnmaskReply,
-    UnmaskTask,
-)
+from omnifed.federation.replies import FailedReply, FitReply, MaskedReply, SharesReply, UnmaskReply
+from omnifed.federation.tasks import FitTask, MaskedTask, SharesTask, UnmaskTask
 from omnifed.models.registry import build_student
 from omnifed.models.weights import to_state
 from omnifed.privacy.secagg.collect import inbox_of, survivors_of, unmask

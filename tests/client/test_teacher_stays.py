@@ -14,7 +14,8 @@ from test_executor import STUDENT, data, fit_task  # noqa: F401 - data is a fixt
 from omnifed.data.prepare import SiteData
 from omnifed.distill.spec import DistillSpec
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import EvaluateReply, EvaluateTask, FailedReply, FitReply, Reply, TeachReply, TeachTask
+from omnifed.federation.replies import EvaluateReply, FailedReply, FitReply, Reply, TeachReply
+from omnifed.federation.tasks import EvaluateTask, TeachTask
 from omnifed.states import read_sealed
 from omnifed.teachers.base import WEIGHTS
 from omnifed.teachers.spec import TeacherSpec

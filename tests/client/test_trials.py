@@ -15,7 +15,8 @@ from test_executor import STUDENT, TRAIN, data, squares  # noqa: F401 - data is 
 from omnifed.data.prepare import SiteData
 from omnifed.data.site import IGNORE
 from omnifed.distill.spec import DistillSpec
-from omnifed.federation.tasks import FailedReply, Task, TeachTask, TrialReply, TrialTask
+from omnifed.federation.replies import FailedReply, TrialReply
+from omnifed.federation.tasks import Task, TeachTask, TrialTask
 from omnifed.models.registry import build_student
 from omnifed.models.slices import slice_map, take
 from omnifed.models.weights import to_state

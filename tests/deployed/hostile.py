@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from omnifed.federation.tasks import FitReply, FitTask, HelloReply, HelloTask, Task
+from omnifed.federation.replies import FitReply, HelloReply
+from omnifed.federation.tasks import FitTask, HelloTask, Task
 from omnifed.processes import flower, flower_env, free_port
 from omnifed.states import State
 from omnifed.transport.flower_compat import ArrayRecord, ClientApp, ConfigRecord, Context, Message, RecordDict

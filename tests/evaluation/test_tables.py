@@ -10,7 +10,7 @@ from omnifed.errors import OmniFedError
 from omnifed.evaluation import tables
 from omnifed.evaluation.metrics import CaseScores
 from omnifed.evaluation.scores import summarise
-from omnifed.federation.tasks import REPLY, EvaluateReply
+from omnifed.federation.replies import REPLY, EvaluateReply
 
 LABELS = ("background", "cup", "disc")
 NAN = math.nan

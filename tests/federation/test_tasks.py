@@ -10,20 +10,9 @@ from pydantic import ValidationError
 
 from omnifed.devices.measurement import Measurement
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import (
-    MOST_NETWORKS,
-    PROTOCOL,
-    REPLY,
-    TASK,
-    BenchReply,
-    BenchTask,
-    FitReply,
-    FitTask,
-    MaskedTask,
-    TrialReply,
-    TrialTask,
-    speak,
-)
+from omnifed.federation.protocol import PROTOCOL, speak
+from omnifed.federation.replies import REPLY, BenchReply, FitReply, TrialReply
+from omnifed.federation.tasks import MOST_NETWORKS, TASK, BenchTask, FitTask, MaskedTask, TrialTask
 from omnifed.models.spec import StudentSpec
 from omnifed.privacy.spec import PrivacySpec
 from omnifed.teachers.spec import TeacherSpec

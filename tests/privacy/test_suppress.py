@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from omnifed.evaluation.score import MEAN, SUPPRESSED, Score
 from omnifed.evaluation.tables import metric_rows
-from omnifed.federation.tasks import REPLY, EvaluateReply, FitReply, HelloReply, Reply, TeachReply, TrialReply
+from omnifed.federation.replies import REPLY, EvaluateReply, FitReply, HelloReply, Reply, TeachReply, TrialReply
 from omnifed.privacy.suppress import few, suppress, suppressed
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import toy_sites
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import FailedReply, FitTask, HelloTask, PrivateTask, Reply, Task, UnmaskTask
+from omnifed.federation.replies import FailedReply, Reply
+from omnifed.federation.tasks import FitTask, HelloTask, PrivateTask, Task, UnmaskTask
 from omnifed.states import State
 from omnifed.trust.authority import admit, found
 from omnifed.trust.enrolment import enrol, join

@@ -17,7 +17,8 @@ from two_hospitals import NO_EXPORT, SITES, Killed, World, config, site_data, sp
 from omnifed.data.prepare import SiteData
 from omnifed.errors import OmniFedError
 from omnifed.evaluation.report import write_report
-from omnifed.federation.tasks import EvaluateTask, ExportTask, FailedReply, FitTask, HelloReply, Task, TeachTask
+from omnifed.federation.replies import FailedReply, HelloReply
+from omnifed.federation.tasks import EvaluateTask, ExportTask, FitTask, Task, TeachTask
 from omnifed.models.spec import StudentSpec
 from omnifed_server.campaign import CampaignResult, open_folder, plan_of
 from omnifed_server.federation_file import load_federation

@@ -10,7 +10,7 @@ import pytest
 from omnifed.devices.latency import probes
 from omnifed.devices.measurement import Measurement
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import BenchReply
+from omnifed.federation.replies import BenchReply
 from omnifed.models.base import SiteSpec
 from omnifed.models.scaling import architecture_key, costs
 from omnifed.models.spec import StudentSpec

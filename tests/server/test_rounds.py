@@ -14,7 +14,8 @@ import toy_sites
 from omnifed.distill.spec import DistillSpec
 from omnifed.errors import OmniFedError
 from omnifed.federation.aggregation import weight
-from omnifed.federation.tasks import FailedReply, FitReply, HelloTask
+from omnifed.federation.replies import FailedReply, FitReply
+from omnifed.federation.tasks import HelloTask
 from omnifed.federation.wire import SCALES
 from omnifed.models.scaling import architecture_key
 from omnifed.models.slices import slice_map, state_shapes, take

@@ -11,7 +11,8 @@ import pytest
 from toy_sites import hello
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import FailedReply, HelloTask, Reply, Task, TrialReply, TrialTask
+from omnifed.federation.replies import FailedReply, Reply, TrialReply
+from omnifed.federation.tasks import HelloTask, Task, TrialTask
 from omnifed.models.spec import StudentSpec
 from omnifed.search.study import Study
 from omnifed.search.trials import History, Trial, make_trial

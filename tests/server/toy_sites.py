@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from omnifed.federation.tasks import FitReply, FitTask, HelloReply, HelloTask, Reply, Task
+from omnifed.federation.replies import FitReply, HelloReply, Reply
+from omnifed.federation.tasks import FitTask, HelloTask, Task
 from omnifed.models.base import SiteSpec, partition
 from omnifed.states import State, read_state, write_state
 

@@ -13,7 +13,8 @@ from omnifed.data.prepare import SiteData
 from omnifed.data.prepared import Prepared
 from omnifed.data.site import Normalisation, SiteConfig
 from omnifed.events import EventLog
-from omnifed.federation.tasks import FailedReply, Task
+from omnifed.federation.replies import FailedReply
+from omnifed.federation.tasks import Task
 from omnifed.states import State
 from omnifed.transport.apps import client_app
 from omnifed.transport.inprocess import InProcessGrid

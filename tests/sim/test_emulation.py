@@ -10,17 +10,8 @@ from omnifed.devices.figures import Figure, Figures
 from omnifed.devices.measurement import Measurement
 from omnifed.devices.profile import DeviceProfile, load_profile
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import (
-    BenchReply,
-    BenchTask,
-    EvaluateTask,
-    FitReply,
-    FitTask,
-    HelloReply,
-    HelloTask,
-    TeachTask,
-    TrialTask,
-)
+from omnifed.federation.replies import BenchReply, FitReply, HelloReply
+from omnifed.federation.tasks import BenchTask, EvaluateTask, FitTask, HelloTask, TeachTask, TrialTask
 from omnifed.models.base import SiteSpec
 from omnifed.models.scaling import architecture_key
 from omnifed.models.spec import StudentSpec

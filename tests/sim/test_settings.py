@@ -8,7 +8,7 @@ import pytest
 
 from omnifed.errors import OmniFedError
 from omnifed.events import EventLog
-from omnifed.federation.tasks import HelloReply
+from omnifed.federation.replies import HelloReply
 from omnifed.models.spec import StudentSpec
 from omnifed.privacy.spec import DPSpec
 from omnifed_sim.campaign import layers_apart

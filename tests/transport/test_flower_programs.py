@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from omnifed.federation.tasks import FailedReply
+from omnifed.federation.replies import FailedReply
 from omnifed.processes import flower, flower_env
 from omnifed.transport import flower_programs
 from omnifed.transport.flower_compat import Message, RecordDict, identify, set_message_id

@@ -8,7 +8,8 @@ import os
 import numpy as np
 import pytest
 
-from omnifed.federation.tasks import FitReply, FitTask, HelloReply, HelloTask
+from omnifed.federation.replies import FitReply, HelloReply
+from omnifed.federation.tasks import FitTask, HelloTask
 from omnifed.models.spec import StudentSpec
 from omnifed.training.spec import TrainSpec
 from omnifed.transport.apps import client_app, server_app

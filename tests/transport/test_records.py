@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.tasks import FailedReply, FitReply, HelloTask
+from omnifed.federation.replies import FailedReply, FitReply
+from omnifed.federation.tasks import HelloTask
 from omnifed.transport.flower_compat import Array, ArrayRecord, ConfigRecord, RecordDict
 from omnifed.transport.records import HEAD, STATE, reply_of, size_of, task_of, to_record
 

@@ -9,12 +9,8 @@ import pytest
 from test_calls import DEPLOYED
 from test_pool import Adder, fit, tasks
 
-from omnifed.federation.tasks import (
-    FailedReply,
-    HelloTask,
-    TrialReply,
-    TrialTask,
-)
+from omnifed.federation.replies import FailedReply, TrialReply
+from omnifed.federation.tasks import HelloTask, TrialTask
 from omnifed.models.spec import StudentSpec
 from omnifed.training.spec import TrainSpec
 from omnifed.transport.apps import client_app

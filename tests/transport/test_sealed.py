@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from omnifed.federation.tasks import FailedReply, FitReply, FitTask, HelloReply, HelloTask
+from omnifed.federation.replies import FailedReply, FitReply, HelloReply
+from omnifed.federation.tasks import FitTask, HelloTask
 from omnifed.models.spec import StudentSpec
 from omnifed.training.spec import TrainSpec
 from omnifed.transport.apps import client_app
