@@ -6,8 +6,9 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 CARD = (
-    '{"omnifed": "0.1.0", "student": {"alpha": 0.6, "beta": 0.5}, "modality": "ct", "labels": {"0": "background", "1": "organ"}, '
-    '"channels": 1, "image_size": [24, 32], "normalisation": {"kind": "minmax"}}'
+    '{"omnifed": "0.1.0", "student": {"alpha": 0.6, "beta": 0.5}, "modality": "ct", '
+    '"labels": {"0": "background", "1": "organ"}, "channels": 1, "image_size": [24, 32], '
+    '"normalisation": {"kind": "minmax"}}'
 )
 
 
