@@ -110,15 +110,20 @@ def test_a_superlink_takes_our_routes_and_nodes_where_we_give_them() -> None:
 
 def test_sleeps_are_brief_after_a_message_and_never_long(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
+    now = [50.0]
     monkeypatch.setattr(flower_programs.time, "sleep", slept.append)
+    monkeypatch.setattr(flower_programs.time, "monotonic", lambda: now[0])
     quick = _QuickTime()
-    for _ in range(7):
-        quick.sleep(3)
-    assert slept == [0.05, 0.1, 0.2, 0.4, 0.8, IDLE_S, IDLE_S]
-    quick.around(lambda **stores: quick.sleep(0.5))()
-    quick.sleep(0.01)
+    quick.sleep(3)
     quick.sleep(0.5)
-    assert slept[7:] == [0.05, 0.01, 0.1]
+    assert slept == [IDLE_S, 0.5]
+    quick.around(lambda **stores: quick.sleep(0.6))()
+    quick.sleep(3)
+    assert slept[2:] == [pytest.approx(0.1), 0.25]
+    now[0] += 2.5
+    quick.sleep(3)
+    assert slept[4:] == [IDLE_S]
+    monkeypatch.undo()
     assert quick.monotonic is time.monotonic
 
 
