@@ -1,7 +1,12 @@
-"""`omnifed`: check a site's data, describe students, rebuild reports. Commands import what they need when they run."""
+"""`omnifed`: look at data, models and reports. Commands import what they need when they run."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
+import omnifed
 from omnifed.cli.shared import App
 
 app = App(
@@ -10,7 +15,16 @@ app = App(
 )
 
 
+def _tell(version: bool) -> None:
+    if version:
+        typer.echo(omnifed.__version__)
+        raise typer.Exit
+
+
 @app.callback()
-def _commands() -> None:
-    # Without a callback typer makes a single command the whole program.
+def _commands(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell, is_eager=True, help="The release, and nothing else.")
+    ] = False,
+) -> None:
     pass
