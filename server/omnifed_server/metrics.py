@@ -57,6 +57,8 @@ class BoardCollector:
         states = [((row.name, state), float(row.state == state)) for row in rows for state in SITE_STATES]
         yield self._gauge("site_state", "1 for the state that the site is in.", ["site", "state"], states)
         dice = [((row.name, arm), value) for row in rows for arm, value in row.dice.items()]
+        means = [((arm,), value) for arm, value in self.board.means.items()]
+        yield self._gauge("mean_dice", "Last mean of the sites' Dice, of private rounds, 0..1.", ["arm"], means)
         yield self._gauge("site_dice", "Last foreground Dice on validation cases, 0..1.", ["site", "arm"], dice)
         test = [((row.name, *key), value) for row in rows for key, value in row.test.items()]
         labels = ["site", "arm", "which", "split"]

@@ -69,7 +69,8 @@ def scalars(event: dict[str, Any]) -> Iterator[Scalar]:
     """The figures of an event as (name, value, step); the step is the 0-based round.
 
     Names: ``dice/ARM/SITE``, ``loss_TERM/ARM/SITE``, ``seconds/ARM/SITE``; ``bytes_up/ARM``, ``bytes_down/ARM``,
-    ``round_seconds/ARM``, ``misses/ARM``; ``dice/teacher/SITE``; ``evaluated_dice/ARM/SITE/WHICH/SPLIT``.
+    ``round_seconds/ARM``, ``misses/ARM``; of private rounds ``mean_dice/ARM`` and ``mean_loss_TERM/ARM`` instead of the
+    sites' own; ``dice/teacher/SITE``; ``evaluated_dice/ARM/SITE/WHICH/SPLIT``.
     """
     step = int(number(event.get("round")) or 0)
     for name, value in _values(event):
@@ -84,18 +85,24 @@ def _values(event: dict[str, Any]) -> Iterator[tuple[str, object]]:
         case "round":
             yield f"dice/{arm}/{site}", event.get("dice")
             yield f"seconds/{arm}/{site}", event.get("seconds")
-            loss = event.get("loss")
-            for term, value in (loss if isinstance(loss, dict) else {}).items():
-                yield f"loss_{plain(term, 40)}/{arm}/{site}", value
+            yield from _losses("loss", f"{arm}/{site}", event)
         case "aggregate":
             yield f"round_seconds/{arm}", event.get("seconds")
             for key in ("bytes_up", "bytes_down", "misses"):
                 yield f"{key}/{arm}", event.get(key)
+            yield f"mean_dice/{arm}", event.get("dice")
+            yield from _losses("mean_loss", arm, event)
         case "teach":
             yield f"dice/teacher/{site}", event.get("dice")
         case "evaluate":
             which, split = plain(event.get("which"), 40), plain(event.get("split"), 40)
             yield f"evaluated_dice/{arm}/{site}/{which}/{split}", event.get("dice")
+
+
+def _losses(name: str, whose: str, event: dict[str, Any]) -> Iterator[tuple[str, object]]:
+    loss = event.get("loss")
+    for term, value in (loss if isinstance(loss, dict) else {}).items():
+        yield f"{name}_{plain(term, 40)}/{whose}", value
 
 
 class _Guarded:

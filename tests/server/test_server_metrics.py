@@ -33,6 +33,7 @@ def board() -> Board:
         {"event": "miss", "arm": "omnikd", "round": 0, "site": "b", "code": "OF502", "rule": "late"},
         {"event": "miss", "arm": "omnikd", "round": 0, "site": "b", "code": "OF502", "rule": "late"},
         {"event": "aggregate", "arm": "omnikd", "round": 0, "seconds": 1.5},
+        {"event": "aggregate", "arm": "hidden", "round": 0, "seconds": 1.5, "dice": 0.625},
         {"event": "evaluate", "arm": "omnikd", "site": "a", "which": "adopted", "split": "test", "dice": 0.25},
     ]
     for event in events:
@@ -47,6 +48,7 @@ def test_each_figure() -> None:
         made.add({"event": "aggregate", "arm": "omnikd", "round": 1, "seconds": 2.5})
         later = scrape(server.port)
     assert found['omnifed_rounds_total{arm="omnikd"}'] == 1
+    assert found['omnifed_mean_dice{arm="hidden"}'] == 0.625
     assert found['omnifed_site_dice{arm="omnikd",site="a"}'] == 0.5
     assert found['omnifed_site_dice{arm="teacher",site="a"}'] == 0.9
     assert found['omnifed_site_evaluated_dice{arm="omnikd",site="a",split="test",which="adopted"}'] == 0.25

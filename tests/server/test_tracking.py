@@ -28,6 +28,8 @@ EVENTS: list[dict[str, Any]] = [
         "loss": {"ce": 0.25, "odd": None},
     },
     {"time": TIME, "event": "aggregate", "arm": "omnikd", "round": 3, "seconds": 4, "bytes_up": 8, "bytes_down": 16},
+    {"time": TIME, "event": "round", "arm": "hidden", "round": 2, "site": "a", "seconds": 3},
+    {"time": TIME, "event": "aggregate", "arm": "hidden", "round": 2, "dice": 0.625, "loss": {"ce": 0.125}},
     {
         "time": TIME,
         "event": "evaluate",
@@ -47,6 +49,9 @@ FIGURES = {
     ("round_seconds/omnikd", 4.0, 3),
     ("bytes_up/omnikd", 8.0, 3),
     ("bytes_down/omnikd", 16.0, 3),
+    ("seconds/hidden/a", 3.0, 2),
+    ("mean_dice/hidden", 0.625, 2),
+    ("mean_loss_ce/hidden", 0.125, 2),
     ("evaluated_dice/omnikd/a/adopted/test", 0.75, 0),
 }
 
