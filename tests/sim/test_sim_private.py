@@ -39,7 +39,8 @@ def train(folder: Path, **values) -> Path:
 
 
 def test_a_private_simulation_is_the_plain_one_without_its_figures(tmp_path: Path) -> None:
-    private, plain = train(tmp_path / "private", aggregation="private"), train(tmp_path / "plain")
+    how = {"mode": "private", "clip": 10.0}  # the coarser steps of a larger clip show in weights of so few cases
+    private, plain = train(tmp_path / "private", aggregation=how), train(tmp_path / "plain")
     states = [read_state(folder / "arms" / "fedbn" / "round-0000.safetensors")[0] for folder in (private, plain)]
     for key, value in states[1].items():
         np.testing.assert_allclose(states[0][key], value, atol=1e-6)
