@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,23 @@ def not_written(path: Path, error: OSError) -> OmniFedError:
 def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:
     """Writes ``value`` as JSON with :func:`write_atomic`; NaN is refused, as no JSON reader takes it."""
     write_atomic(path, json.dumps(value, indent=1, allow_nan=False).encode(), mode=mode)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock file ``path`` while the block runs; whoever comes second waits. A process that dies lets go.
+
+    Raises:
+        OmniFedError: OF103 if the file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = path.open("a")
+    except OSError as error:
+        raise not_written(path, error) from None
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def sync_folder(folder: Path) -> None:

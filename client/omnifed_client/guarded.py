@@ -14,13 +14,12 @@ from omnifed.errors import OmniFedError
 from omnifed.federation.executor import Executor
 from omnifed.federation.replies import ExportReply, FailedReply, Reply
 from omnifed.federation.tasks import FitTask, HelloTask, Task, UnmaskTask
-from omnifed.files import write_atomic
+from omnifed.files import locked, write_atomic
 from omnifed.privacy.dp import ledger
 from omnifed.privacy.suppress import suppress
 from omnifed.states import State
 from omnifed.trust.audit import AuditLog, What, own_keys
 from omnifed.trust.identity import SiteIdentity
-from omnifed.trust.locked import locked
 from omnifed.trust.policy import FILE, SIGNATURE, Policy, first_policy, policy_hash, read_policy, renew_signature
 from omnifed_client.config import ClientConfig
 from omnifed_client.permission import narrow, refuse

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from omnifed.data.site_folder import Site
 from omnifed.data.splits import plan
 from omnifed.data.spool import Entry, Spool, label_counts, load_split
 from omnifed.errors import OmniFedError
-from omnifed.files import not_written, write_atomic, write_json
+from omnifed.files import locked, not_written, write_atomic, write_json
 
 PREPROCESSING = "1"
 """Version of everything between file and array; part of every key. Raise it when prepared pixels change."""
@@ -91,7 +89,8 @@ def prepare(
         config = parse(SiteConfig, {**config.model_dump(), "image_size": image_size}, "image_size")
         site = Site(config, site.root, site.rows)
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _locked(out):
+    # One process prepares at a time, so that what an interrupted one left can be removed safely.
+    with locked(out / ".lock"):
         salt = _salt(out)
         target = out / content_key(site)
         if not (target / "meta.json").is_file():
@@ -117,14 +116,6 @@ def _stamp(path: Path) -> Iterator[str]:
             yield f"{file.name}:{stat.st_size}:{stat.st_mtime_ns};"
     except OSError:
         yield "absent;"
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """One process prepares at a time, so that what an interrupted one left can be removed safely."""
-    with (out / ".lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _salt(out: Path) -> bytes:

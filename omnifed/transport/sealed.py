@@ -17,6 +17,7 @@ from omnifed.errors import OmniFedError
 from omnifed.federation.replies import REPLY as REPLIES
 from omnifed.federation.replies import FailedReply, Reply
 from omnifed.federation.tasks import Task
+from omnifed.files import locked
 from omnifed.states import State
 from omnifed.transport.flower_compat import ArrayRecord, ConfigRecord, RecordDict
 from omnifed.transport.records import HEAD, STATE, Packed, array_hash, body_of, reply_of, size_of, to_record
@@ -35,7 +36,6 @@ from omnifed.trust.envelope import (
     untrue,
 )
 from omnifed.trust.identity import CoordinatorIdentity, SiteIdentity
-from omnifed.trust.locked import locked
 from omnifed.trust.replay import Replay
 from omnifed.trust.signing import Signed, SigningKey
 

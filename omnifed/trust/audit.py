@@ -23,9 +23,8 @@ from pydantic import AwareDatetime, Field
 
 from omnifed.config import Frozen
 from omnifed.errors import OmniFedError
-from omnifed.files import not_written, write_atomic
+from omnifed.files import locked, not_written, write_atomic
 from omnifed.trust.identity import SiteIdentity
-from omnifed.trust.locked import locked
 from omnifed.trust.roster import HEX_KEY
 from omnifed.trust.signing import Signed, canonical
 
