@@ -11,7 +11,8 @@ from omnifed.config import Frozen
 
 
 class AggregationSpec(Frozen):
-    """How the coordinator combines the sites' updates. The modes exclude each other by their nature.
+    """How the coordinator combines the sites' updates: a table, or the mode alone. The modes exclude each other by
+    their nature.
 
     Attributes:
         mode: ``mean`` sees every update and averages it; ``private`` sees nothing but their sum (secure aggregation);
@@ -26,6 +27,11 @@ class AggregationSpec(Frozen):
     rule: Literal["norm-clip", "median"] = "norm-clip"
     threshold: int = Field(0, ge=0)
     clip: float = Field(25.0, gt=0, le=1000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mode_alone(cls, value: object) -> object:
+        return {"mode": value} if isinstance(value, str) else value
 
     def threshold_of(self, sites: int) -> int:
         """Sites of ``sites`` that must stay to the end of a private round."""

@@ -137,11 +137,6 @@ class FederationConfig(Frozen):
             return value
         return {**base, **value, "train": {**base["train"], **train}}
 
-    @field_validator("aggregation", mode="before")
-    @classmethod
-    def _aggregation(cls, value: object) -> object:
-        return {"mode": value} if isinstance(value, str) else value
-
     @model_validator(mode="after")
     def _promises(self) -> FederationConfig:
         check_promises(

@@ -99,11 +99,6 @@ class SimConfig(Frozen):
             raise ValueError("name each arm once")
         return arms
 
-    @field_validator("aggregation", mode="before")
-    @classmethod
-    def _aggregation(cls, value: object) -> object:
-        return {"mode": value} if isinstance(value, str) else value
-
     @field_validator("image_size")
     @classmethod
     def _size(cls, size: int) -> int:
