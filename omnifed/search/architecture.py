@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-
-from omnifed.devices.measurement import Estimate
-from omnifed.models.spec import StudentSpec
 from omnifed.search.asked import Asked
-from omnifed.search.budgets import Device
-from omnifed.search.dice_model import DiceModel, check
+from omnifed.search.dice_model import check
 from omnifed.search.full import FullTrials, spread
 from omnifed.search.gp import reproducible
+from omnifed.search.problem import ArchitectureProblem
 from omnifed.search.question import Known, Question
 from omnifed.search.recommend import architecture_result
 from omnifed.search.results import ArchitectureResult
-from omnifed.search.space import Network, Space
-from omnifed.search.spec import ArchitectureSpec, Target
-from omnifed.search.trials import History, Observation, Trial, Why, make_trial
+from omnifed.search.trials import History, Trial
 
 
-class ArchitectureSearch:
+class ArchitectureSearch(ArchitectureProblem):
     """Asks which network to try; a :class:`~omnifed.search.trials.Searcher`.
 
     Each site starts with the anchor, the network of alpha = beta = 1, so that sites can be compared. Then a network
@@ -33,37 +27,8 @@ class ArchitectureSearch:
     goes on, and a child of the networks tried, or any, is new. Networks that no target can afford are never tried, but
     the anchor.
 
-    Args:
-        study: name of the study; part of the trials' ids.
-        spec: how to search; its budget is the caller's business.
-        base: the campaign's student; its options are the anchor's.
-        networks: the space.
-        estimates: by target's name, then by architecture key.
-        targets: classes of devices, with their budgets; at least one.
-        sites: registered names of the sites that take part.
-        full_steps: of a training in full.
-
-    Raises:
-        OmniFedError: OF740 for a budget that no network meets, OF741 for no networks.
+    Its arguments are the problem's.
     """
-
-    def __init__(
-        self,
-        study: str,
-        spec: ArchitectureSpec,
-        base: StudentSpec,
-        networks: Sequence[Network],
-        estimates: Mapping[str, Mapping[str, Estimate]],
-        targets: Sequence[Target],
-        sites: Sequence[str],
-        full_steps: int = 0,
-    ) -> None:
-        self.study, self.spec, self.sites, self.full_steps = study, spec, tuple(sites), full_steps
-        self.space = Space(networks)
-        self.devices = tuple(Device(target, self.space, estimates[target.name]) for target in targets)
-        self.usable = np.any([device.fits for device in self.devices], axis=0)
-        self.anchor = self.space.nearest(base.model_copy(update={"alpha": 1.0, "beta": 1.0}))
-        self.rungs = tuple(spec.steps * spec.eta**rung for rung in range(spec.rungs))
 
     def ask(self, history: History, sites: Sequence[str]) -> list[Trial]:
         """One trial for each free site; see :class:`~omnifed.search.trials.Searcher`.
@@ -105,20 +70,3 @@ class ArchitectureSearch:
         """
         with reproducible([self.spec.seed]):
             return architecture_result(self, history, stopped=stopped, cost=cost, image_size=image_size)
-
-    def model(self, told: Sequence[Observation]) -> DiceModel:
-        """The process of Dice after some observations."""
-        return DiceModel(told, self.space, self.sites, (self.rungs[0], self.rungs[-1]))
-
-    def trial(self, at: int, site: str, steps: int, why: Why, fraction: float | None = None) -> Trial:
-        """A trial of the network at a position."""
-        network = self.space.networks[at]
-        return make_trial(
-            self.study,
-            network.key,
-            site,
-            steps=steps,
-            fraction=fraction or self.spec.fraction,
-            student=network.student,
-            why=why,
-        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,10 +13,8 @@ from omnifed.search.dice_model import DiceModel
 from omnifed.search.front import front, gains
 from omnifed.search.knowledge import knowledge_gradient
 from omnifed.search.operators import SpaceProblem, offspring, search_front
+from omnifed.search.problem import ArchitectureProblem
 from omnifed.search.trials import History, Trial, Why
-
-if TYPE_CHECKING:
-    from omnifed.search.architecture import ArchitectureSearch
 
 START = 5
 """Networks beside the anchor, spread over depth and width, before the model is asked."""
@@ -28,13 +25,13 @@ FIRST = 6
 class Known:
     """What the observations say, worked out once a question and only if it is needed."""
 
-    def __init__(self, search: ArchitectureSearch, history: History) -> None:
-        self.search, self.told = search, history.told
+    def __init__(self, problem: ArchitectureProblem, history: History) -> None:
+        self.problem, self.told = problem, history.told
 
     @cached_property
     def model(self) -> DiceModel:
         """The process of Dice."""
-        return self.search.model(self.told)
+        return self.problem.model(self.told)
 
     @cached_property
     def posterior(self) -> tuple[np.ndarray, np.ndarray]:
@@ -44,46 +41,46 @@ class Known:
     @cached_property
     def scores(self) -> np.ndarray:
         """(N,) Dice points: expected, or as seen less the effects of site and steps, NaN where nothing was seen."""
-        if self.search.spec.method == "surrogate":
+        if self.problem.spec.method == "surrogate":
             return self.posterior[0]
-        return corrected(self.told, self.search.space)
+        return corrected(self.told, self.problem.space)
 
 
 class Question:
     """What to ask of one free site."""
 
-    def __init__(self, search: ArchitectureSearch, known: Known, asked: Asked, site: str, number: int) -> None:
-        self.search, self.known, self.asked, self.site = search, known, asked, site
-        self.space, self.rungs = search.space, search.rungs
-        self.rng = np.random.default_rng([search.spec.seed, number])
-        turn = number % len(search.devices)
-        self.devices = search.devices[turn:] + search.devices[:turn]
+    def __init__(self, problem: ArchitectureProblem, known: Known, asked: Asked, site: str, number: int) -> None:
+        self.problem, self.known, self.asked, self.site = problem, known, asked, site
+        self.space, self.rungs = problem.space, problem.rungs
+        self.rng = np.random.default_rng([problem.spec.seed, number])
+        turn = number % len(problem.devices)
+        self.devices = problem.devices[turn:] + problem.devices[:turn]
 
     def trial(self) -> list[Trial]:
         """At most one."""
-        anchor = self.search.anchor
+        anchor = self.problem.anchor
         if self.site not in self.asked.asked[0].get(anchor, ()) and not self.asked.failed(anchor, self.site):
-            return [self.search.trial(anchor, self.site, self.rungs[0], "anchor")]
+            return [self.problem.trial(anchor, self.site, self.rungs[0], "anchor")]
         if self.known.told:
             for rung in reversed(range(len(self.rungs) - 1)):
                 at = self._promoted(rung)
                 if at is not None:
-                    return [self.search.trial(at, self.site, self.rungs[rung + 1], "promoted")]
-        unseen = [at for at in np.flatnonzero(self.search.usable).tolist() if at not in self.asked.seen]
+                    return [self.problem.trial(at, self.site, self.rungs[rung + 1], "promoted")]
+        unseen = [at for at in np.flatnonzero(self.problem.usable).tolist() if at not in self.asked.seen]
         new = np.array([at for at in unseen if not self.asked.failed(at, self.site)], dtype=int)
         found = self._new(new) if len(new) else self._again()
-        return [self.search.trial(found[0], self.site, self.rungs[0], found[1])] if found else []
+        return [self.problem.trial(found[0], self.site, self.rungs[0], found[1])] if found else []
 
     def _promoted(self, rung: int) -> int | None:
         """A network of a rung for the next one, if it is the next rung's turn."""
         told, up = self.asked.told[rung], self.asked.asked[rung + 1]
-        if _count(up) >= _count(told) // self.search.spec.eta:
+        if _count(up) >= _count(told) // self.problem.spec.eta:
             return None
         for device in self.devices:
             here = np.array(
                 [at for at in sorted(told) if device.fits[at] and not self.asked.failed(at, self.site)], int
             )
-            if self.search.spec.method == "surrogate":
+            if self.problem.spec.method == "surrogate":
                 left = [at for at in here.tolist() if self.site not in up.get(at, ())]
                 if left:
                     return left[int(self._worth(device, left, rung + 1).argmax())]
@@ -101,7 +98,7 @@ class Question:
         return knowledge_gradient(mean, covariance, self.known.model.noise, np.flatnonzero(device.fits), going, trials)
 
     def _new(self, new: np.ndarray) -> tuple[int, Why]:
-        method, tried = self.search.spec.method, len(self.asked.seen - {self.search.anchor})
+        method, tried = self.problem.spec.method, len(self.asked.seen - {self.problem.anchor})
         if method == "surrogate" and (tried < START or not self.known.told):
             return self._farthest(new), "warm start"
         if method == "surrogate":
@@ -112,7 +109,7 @@ class Question:
     def _farthest(self, new: np.ndarray) -> int:
         """The network that is least like those asked for."""
         features = self.space.features
-        have = features[sorted(self.asked.seen | {self.search.anchor})]
+        have = features[sorted(self.asked.seen | {self.problem.anchor})]
         away = ((features[new][:, None] - have) ** 2).sum(-1).min(1)
         return int(new[away.argmax()])
 
@@ -146,7 +143,7 @@ class Question:
         done = self.asked.asked[0]
         left = [
             at
-            for at in np.flatnonzero(self.search.usable).tolist()
+            for at in np.flatnonzero(self.problem.usable).tolist()
             if self.site not in done.get(at, ()) and not self.asked.failed(at, self.site)
         ]
         if not left or not self.known.told:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from omnifed.search.agreement import agreement
 from omnifed.search.budgets import Device
 from omnifed.search.dice_model import POINTS, DiceModel, errors
 from omnifed.search.front import front
+from omnifed.search.problem import ArchitectureProblem
 from omnifed.search.results import (
     Agreement,
     ArchitectureResult,
@@ -26,9 +26,6 @@ from omnifed.search.results import (
 from omnifed.search.trials import History, Observation
 from omnifed.search.variants import variant_checks
 
-if TYPE_CHECKING:
-    from omnifed.search.architecture import ArchitectureSearch
-
 Z = 1.96
 """Standard deviations to either side of a 95 % interval."""
 EQUAL_POINTS = 0.02
@@ -37,12 +34,12 @@ little it flattens the slope towards the best."""
 
 
 def architecture_result(
-    search: ArchitectureSearch, history: History, *, stopped: str, cost: float, image_size: tuple[int, int]
+    problem: ArchitectureProblem, history: History, *, stopped: str, cost: float, image_size: tuple[int, int]
 ) -> ArchitectureResult:
     """Chooses by the posterior, not by the best observed score, which is the luckiest.
 
     Args:
-        search: with its devices and settings.
+        problem: with its devices and settings.
         history: all that was asked and told.
         stopped: why it ended.
         cost: relative to training the balanced student once.
@@ -51,18 +48,18 @@ def architecture_result(
     Raises:
         OmniFedError: OF742 for an observation that is not finite, OF743 if nothing was told.
     """
-    found = _Found(search, history)
-    devices = tuple(found.device(device) for device in search.devices)
+    found = _Found(problem, history)
+    devices = tuple(found.device(device) for device in problem.devices)
     shown = {member.key for device in devices for member in device.front} | set(found.trials)
     return ArchitectureResult(
-        method=search.spec.method,
+        method=problem.spec.method,
         stopped=stopped,
         trials=len(history.told),
         failed=len(history.failed),
         seconds=sum(seen.seconds for seen in history.told),
         cost=cost,
         image_size=image_size,
-        networks=tuple(found.network(at) for at, key in enumerate(search.space.keys) if key in shown),
+        networks=tuple(found.network(at) for at, key in enumerate(problem.space.keys) if key in shown),
         devices=devices,
         sites=tuple(found.site(site) for site in found.model.sites),
         agreement=found.agreement(),
@@ -73,10 +70,10 @@ def architecture_result(
 class _Found:
     """The model, asked for what the result says."""
 
-    def __init__(self, search: ArchitectureSearch, history: History) -> None:
-        self.search, self.space, self.history = search, search.space, history
-        self.options = self.space.networks[search.anchor].student
-        self.model: DiceModel = search.model(history.told)
+    def __init__(self, problem: ArchitectureProblem, history: History) -> None:
+        self.problem, self.space, self.history = problem, problem.space, history
+        self.options = self.space.networks[problem.anchor].student
+        self.model: DiceModel = problem.model(history.told)
         self.mean, self.covariance = self.model.posterior()
         self.trials = Counter(seen.trial.key for seen in history.told)
         self.longest: dict[str, int] = {}
@@ -147,7 +144,7 @@ class _Found:
         return chosen, reason
 
     def _member(self, device: Device, at: int) -> FrontMember:
-        cost, network, spec = device.estimates[at], self.space.networks[at], self.search.spec
+        cost, network, spec = device.estimates[at], self.space.networks[at], self.problem.spec
         fitness = self.mean[at] / POINTS - spec.latency_weight * cost.p95_ms / 1e3
         fitness -= spec.params_weight * network.params / 1e6 + spec.flops_weight * 2 * network.macs / 1e9
         return FrontMember(
@@ -157,7 +154,7 @@ class _Found:
     def site(self, site: str) -> SiteEffect:
         trials = sum(seen.trial.site == site for seen in self.history.told)
         failed = sum(trial.site == site for trial in self.history.failed)
-        effect = self.model.effect(self.search.anchor, site) / POINTS
+        effect = self.model.effect(self.problem.anchor, site) / POINTS
         return SiteEffect(site=site, effect=effect, trials=trials, failed=failed)
 
     def steps(self) -> tuple[Step, ...]:
@@ -166,7 +163,7 @@ class _Found:
         known = [seen for seen in self.history.told if seen.trial.key in self.space.index]
         for number, seen in enumerate(known, 1):
             at = self.space.index[seen.trial.key]
-            best = max(best, self.mean[at]) if self.search.usable[at] or best == -np.inf else best
+            best = max(best, self.mean[at]) if self.problem.usable[at] or best == -np.inf else best
             steps.append(
                 Step(
                     number=number,
@@ -183,22 +180,22 @@ class _Found:
 
     def _corrected(self, seen: Observation) -> float:
         """Points less what the anchor gains or loses at that site and by that many steps."""
-        return POINTS * seen.dice - self.model.effect(self.search.anchor, seen.trial.site, seen.trial.steps)
+        return POINTS * seen.dice - self.model.effect(self.problem.anchor, seen.trial.site, seen.trial.steps)
 
     def agreement(self) -> Agreement | None:
         """Between the briefest trials and trainings in full, or, without any, the longest trials."""
         told = [seen for seen in self.history.told if seen.trial.key in self.space.index]
         full = any(seen.trial.why == "full" for seen in told)
-        brief = [s for s in told if s.trial.why != "full" and s.trial.steps == self.search.rungs[0]]
+        brief = [s for s in told if s.trial.why != "full" and s.trial.steps == self.problem.rungs[0]]
         most = max((s.trial.steps for s in told if s.trial.why != "full"), default=0)
         long = [s for s in told if (s.trial.why == "full" if full else s.trial.steps == most)]
-        if not brief or not long or (not full and most == self.search.rungs[0]):
+        if not brief or not long or (not full and most == self.problem.rungs[0]):
             return None
         scores = self._means(brief), self._means(long)
         keys = sorted(set(scores[0]) & set(scores[1]))
         a, b = (np.array([score[key] for key in keys]) for score in scores)
-        steps = self.search.rungs[0], long[0].trial.steps
-        return agreement(a, b, steps=steps, full=full, seed=self.search.spec.seed)
+        steps = self.problem.rungs[0], long[0].trial.steps
+        return agreement(a, b, steps=steps, full=full, seed=self.problem.spec.seed)
 
     def _means(self, told: Sequence[Observation]) -> dict[str, float]:
         """Corrected points by network, weighted by 1 / se^2."""
