@@ -26,6 +26,7 @@ from omnifed_server.model_card import write_card
 from omnifed_server.plan import DISTILLED, EXPORTED, Facts, Plan
 from omnifed_server.private_round import no_identity
 from omnifed_server.rounds import OnEvent
+from omnifed_server.searches import search
 from omnifed_server.stages import Stages
 
 ABOUT = ("role", "campaign", "versions", "machine")
@@ -163,7 +164,7 @@ class _Campaign:
         self._gather()
         write_json(self.folder / "sites.json", about_sites(self.stages.prepare(), self.units))
         taught = self._teach()
-        self.stages.search(taught)
+        self.stages.plan = search(self.stages, taught)
         for arm in self.config.arms:
             self._arm(arm, taught)
         self._describe({})

@@ -1,7 +1,8 @@
 """The two searches of a campaign: which student each class of devices gets, and with which weights it distils.
 
 Both are asked through one loop and kept in one kind of journal (``RUN/search/*.jsonl``); what they found is in
-``RUN/search/*.json`` and is what the campaign trains from then on. Nothing here is imported without a search.
+``RUN/search/*.json`` and is what the campaign trains from then on. The searchers' libraries are heavy: a campaign
+without a search never loads them.
 """
 
 from __future__ import annotations

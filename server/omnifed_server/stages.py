@@ -139,15 +139,6 @@ class Stages:
         tasks = {site: (self._evaluation(site, TEACHER, "teacher"), State()) for site in taught}
         return self._ask(f"test/{TEACHER}", tasks, EvaluateReply, TEACHER, -1)
 
-    def search(self, taught: tuple[str, ...]) -> None:
-        """The searches that the plan names, and what earlier ones found: from here on it is what the plan trains."""
-        if not (self.plan.architecture or self.plan.weights or (self.folder / "search").is_dir()):
-            return
-        # The searchers' libraries are heavy: a campaign without a search never loads them.
-        from omnifed_server.searches import search
-
-        self.plan = search(self, taught)
-
     def measure(self, sites: tuple[str, ...], students: tuple[StudentSpec, ...]) -> dict[str, BenchReply]:
         """Each of ``sites`` measures the inference of ``students`` on its own device."""
         self.on_event("stage", {"stage": "bench", "total": len(sites)})

@@ -27,6 +27,7 @@ from omnifed.trust.identity import CoordinatorIdentity
 from omnifed_client.store import SiteStore
 from omnifed_server.plan import Plan
 from omnifed_server.plan import layers_apart as layers_apart
+from omnifed_server.searches import search
 from omnifed_server.stages import Stages
 from omnifed_sim.central import train_central
 from omnifed_sim.config import Arm, Precision, SimConfig
@@ -86,8 +87,7 @@ class Campaign:
         stages = Stages(plan, pool, self.folder, self._event, self.identity)
         facts = stages.prepare()
         taught = self._teach(stages) if self.config.teaches else ()
-        stages.search(taught)
-        self.plan = stages.plan
+        self.plan = stages.plan = search(stages, taught)
         for arm in self.config.arms:
             started, cpu = time.perf_counter(), cpu_seconds()
             values = self._central(facts.apart) if arm == "central" else self._federated(stages, arm, taught)
