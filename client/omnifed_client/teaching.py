@@ -34,9 +34,16 @@ class Lesson:
 def teach(
     task: TeachTask, data: SiteData, store: SiteStore, checkpoints: Path | None, progress: Progress | None = None
 ) -> TeachReply:
-    """Fine-tunes the teacher on the site's labelled images and caches its maps of every training image."""
-    folder = store.teacher_folder(task.teacher)
-    teacher = _build(task.teacher, data, checkpoints)
+    """Fine-tunes the teacher on the site's labelled images and caches its maps of every training image.
+
+    A public teacher is not fine-tuned, and nothing of the training images but their number is told or decided by: its
+    students may be trained with differential privacy.
+
+    Raises:
+        OmniFedError: OF856 for a public teacher that the site made itself; what building and fitting raise.
+    """
+    public, folder = task.teacher.public, store.teacher_folder(task.teacher)
+    teacher = _build(task.teacher, data, store, checkpoints)
     weights, fitted = folder / WEIGHTS, folder / "fit.json"
     (folder / "weights.safetensors").unlink(missing_ok=True)  # of releases that did not encrypt
     if fitted.is_file() and weights.is_file():
@@ -46,9 +53,8 @@ def teach(
         metrics = dict(teacher.fit(data.train, data.val, checkpoint=folder / "fit.ckpt", progress=progress))
         teacher.save(weights, store.vault)
         write_json(fitted, metrics)
-    report = TeacherCache(folder / "cache", teacher.id, store.vault).build(
-        teacher, data.train, task.teacher.views, progress
-    )
+    cache = TeacherCache(folder / "cache", teacher.id, store.vault)
+    report = cache.build(teacher, data.train, 1 if public else task.teacher.views, progress, mirrored=not public)
     about = {
         "id": teacher.id,
         "feature_channels": dict(teacher.feature_channels),
@@ -93,10 +99,18 @@ def load_teacher(spec: TeacherSpec | None, data: SiteData, store: SiteStore, che
             "A task that needs the site's teacher comes after the teach task.",
             remedy="Send a teach task with the same teacher first.",
         )
-    teacher = _build(spec, data, checkpoints)
+    teacher = _build(spec, data, store, checkpoints)
     teacher.load(weights, store.vault)
     return teacher
 
 
-def _build(spec: TeacherSpec, data: SiteData, checkpoints: Path | None) -> Teacher:
+def _build(spec: TeacherSpec, data: SiteData, store: SiteStore, checkpoints: Path | None) -> Teacher:
+    if spec.public and Path(spec.checkpoint).resolve().is_relative_to(store.folder.resolve()):
+        # A coordinator could name a model that this site has exported: it knows its hash.
+        raise OmniFedError(
+            "OF856",
+            "A public teacher comes from outside the site: what the site made has seen its patients.",
+            seen=spec.checkpoint,
+            remedy="Name a model that was trained elsewhere.",
+        )
     return build_teacher(spec, data.config.spec, image_size=data.train.images.shape[2:], checkpoint_dir=checkpoints)

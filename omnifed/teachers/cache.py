@@ -57,7 +57,7 @@ class CacheReport:
         bytes: size of all of the split's files.
         flip_error: share of the foreground (0..1) that changes its label when the image is mirrored, predicted and
             mirrored back; NaN-free: 0 where nothing is foreground.
-        joint_flips: whether ``flip_error`` is at most :data:`FLIP_LIMIT`.
+        joint_flips: whether ``flip_error`` was measured, and is at most :data:`FLIP_LIMIT`.
     """
 
     cached: int
@@ -82,7 +82,15 @@ class TeacherCache:
         self._store: OrderedDict[tuple[str, int], Maps] = OrderedDict()
         self._stored = 0
 
-    def build(self, teacher: Teacher, prepared: Prepared, views: int, progress: Progress | None = None) -> CacheReport:
+    def build(
+        self,
+        teacher: Teacher,
+        prepared: Prepared,
+        views: int,
+        progress: Progress | None = None,
+        *,
+        mirrored: bool = True,
+    ) -> CacheReport:
         """Computes what is missing or damaged. Each map is a whole file as soon as it is there: stop it at any time.
 
         Args:
@@ -90,6 +98,7 @@ class TeacherCache:
             prepared: the images, with or without masks.
             views: views an image, see :mod:`omnifed.teachers.views`.
             progress: told after each batch.
+            mirrored: False measures no flip error, which is then 0, and forbids joint flips.
 
         Raises:
             OmniFedError: OF324 if it is another teacher. OF103 if the disk is full: what is finished stays.
@@ -122,7 +131,7 @@ class TeacherCache:
                 progress(done, len(missing), f"teacher's maps {done}/{len(missing)}")
         if damaged:
             log.warning("%d damaged files of the teacher's cache were computed again.", damaged)
-        error = self._flip_error(teacher, prepared)
+        error = self._flip_error(teacher, prepared) if mirrored else 0.0
         sizes = [self._path(prepared.keys[row], view).stat().st_size for row, view in set(wanted)]
         return CacheReport(
             cached=len(missing),
@@ -130,7 +139,7 @@ class TeacherCache:
             damaged=damaged,
             bytes=sum(sizes),
             flip_error=error,
-            joint_flips=error <= FLIP_LIMIT,
+            joint_flips=mirrored and error <= FLIP_LIMIT,
         )
 
     def get(self, keys: Sequence[str], views: Sequence[int]) -> Out:

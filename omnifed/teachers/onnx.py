@@ -87,12 +87,14 @@ class OnnxTeacher:
     def predict(self, x: Tensor) -> Out:
         """Normalised student images (B, C, H, W) to logits (B, classes, h/4, w/4), each the mean of 4 x 4 pixels.
 
-        Images of another size than the model's (h, w) are resized to it.
+        Images of another size than the model's (h, w) are resized to it. Each is predicted by itself: a graph that
+        looks at the other images of a batch would carry one patient into the maps of another one.
         """
         size = self._session.shape[1:]
         if tuple(x.shape[-2:]) != size:
             x = functional.interpolate(x, size, mode="bilinear", antialias=x.shape[-2] > size[0])
-        return Out(logits=functional.avg_pool2d(torch.from_numpy(self._session.logits(x.numpy())), 4))
+        logits = np.concatenate([self._session.logits(image[None]) for image in x.numpy()])
+        return Out(logits=functional.avg_pool2d(torch.from_numpy(logits), 4))
 
     def save(self, path: Path, key: bytes) -> None:
         """Writes the model's hash: the model itself stays where it is."""

@@ -12,7 +12,7 @@ from omnifed.devices.measurement import Measurement
 from omnifed.errors import OmniFedError
 from omnifed.federation.protocol import PROTOCOL, speak
 from omnifed.federation.replies import REPLY, BenchReply, FitReply, TrialReply
-from omnifed.federation.tasks import MOST_NETWORKS, TASK, BenchTask, FitTask, MaskedTask, TrialTask
+from omnifed.federation.tasks import MOST_NETWORKS, TASK, BenchTask, FitTask, MaskedTask, TeachTask, TrialTask
 from omnifed.models.spec import StudentSpec
 from omnifed.privacy.spec import PrivacySpec
 from omnifed.teachers.spec import TeacherSpec
@@ -78,6 +78,17 @@ def test_what_an_older_end_knows_is_spoken_as_before() -> None:
     asks = fit.model_copy(update={"privacy": PrivacySpec(mode="robust")})
     with pytest.raises(OmniFedError, match=r"fit\.privacy"):
         speak(asks, 3)
+
+
+def test_a_field_inside_another_is_spoken_to_those_who_know_it() -> None:
+    own = TeacherSpec(kind="onnx", sha256="0" * 64)
+    asked = TeachTask(id="t", teacher=own)
+    assert speak(asked, 4)["teacher"] == own.model_dump(mode="python", exclude={"public"})
+    assert speak(FitTask(id="f", round=0, student=StudentSpec(), train=TrainSpec()), 4)["teacher"] is None
+    public = TeachTask(id="t", teacher=own.model_copy(update={"public": True}))
+    assert speak(public, 5)["teacher"]["public"]
+    with pytest.raises(OmniFedError, match=r"protocol 5 .*teacher\.public"):
+        speak(public, 4)
 
 
 def test_a_private_exchange_is_never_spoken_to_an_older_end() -> None:

@@ -162,6 +162,13 @@ def test_flip_error_is_zero_for_an_equivariant_teacher_and_forbids_joint_flips_f
     assert not biased.joint_flips
 
 
+def test_a_flip_error_that_must_not_be_known_is_not_measured(tmp_path: Path) -> None:
+    teacher = Brightness()
+    report = TeacherCache(tmp_path, Brightness.id, KEY).build(teacher, site(), 1, mirrored=False)
+    assert (teacher.seen, report.flip_error, report.joint_flips) == (3, 0.0, False)
+    assert not list(tmp_path.glob("flips-*"))
+
+
 def test_an_upright_modality_is_mirrored_left_to_right_alone(tmp_path: Path) -> None:
     data = replace(site(), spec=SiteSpec(1, 2, modality="ct"))
     cache = TeacherCache(tmp_path, Brightness.id, KEY)

@@ -30,13 +30,24 @@ CONFIG = SiteConfig(
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Logits (-x, x) of image x, as a file like those that students are exported to."""
+    path = tmp_path_factory.mktemp("onnx") / "teacher.onnx"
+    path.write_bytes(made_model())
+    return path
+
+
+def made_model(*, mixes: bool = False) -> bytes:
+    """Logits (-x, x) of image x; with ``mixes`` less the mean of the batch."""
     weights = numpy_helper.from_array(np.array([-1, 1], np.float32).reshape(2, 1, 1, 1), "w")
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", channels, 64, 64])
         for name, channels in (("image", 1), ("logits", 2))
     ]
-    node = helper.make_node("Conv", ["image", "w"], ["logits"])
-    graph = helper.make_graph([node], "g", ends[:1], ends[1:], [weights])
+    nodes = [helper.make_node("Conv", ["image", "w"], ["own" if mixes else "logits"])]
+    if mixes:
+        first = numpy_helper.from_array(np.array([0], np.int64), "first")
+        nodes += [helper.make_node("ReduceMean", ["own", "first"], ["all"])]
+        nodes += [helper.make_node("Sub", ["own", "all"], ["logits"])]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weights, *([first] if mixes else [])])
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     card = ExportCard(
         omnifed="0",
@@ -48,9 +59,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         normalisation=CONFIG.normalisation,
     )
     helper.set_model_props(proto, {KEY: card.model_dump_json()})
-    path = tmp_path_factory.mktemp("onnx") / "teacher.onnx"
-    path.write_bytes(proto.SerializeToString())
-    return path
+    return proto.SerializeToString()
 
 
 def test_an_exported_model_teaches_its_logits_and_nothing_else(model: Path, val: Prepared, tmp_path: Path) -> None:
@@ -96,3 +105,18 @@ def test_a_model_with_another_hash_is_refused(model: Path) -> None:
         build_teacher(
             TeacherSpec(kind="onnx", checkpoint=str(model), sha256="0" * 64), CONFIG.spec, image_size=(64, 64)
         )
+
+
+def test_no_image_has_a_part_in_the_maps_of_another_one(tmp_path: Path) -> None:
+    path = tmp_path / "mixes.onnx"
+    path.write_bytes(made_model(mixes=True))
+    teacher = build_teacher(TeacherSpec(kind="onnx", checkpoint=str(path)), CONFIG.spec, image_size=(64, 64))
+    x = torch.randn(2, 1, 64, 64)
+    assert torch.equal(teacher.predict(x).logits[:1], teacher.predict(x[:1]).logits)
+
+
+@pytest.mark.parametrize("values", [{"kind": "cnn", "sha256": "0" * 64}, {"kind": "onnx"}, {"sha256": "0" * 64}])
+def test_a_public_teacher_is_an_exported_model_with_its_hash(values: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="a public teacher is an exported model"):
+        TeacherSpec(public=True, **values)
+    TeacherSpec(public=True, kind="onnx", sha256="0" * 64)
