@@ -27,6 +27,10 @@ LAMBDA: dict[str, dict[TermName, float]] = {
 }
 """Weights by modality, Table 3 of the OmniSegNet paper, and their mean."""
 
+PUBLIC_SCALES: dict[TermName, float] = {"logits": 5.7}
+"""m_i that no patient has a part in, by term that looks at each image by itself: the usual raw value at the first step.
+All that differential privacy leaves of OmniKD."""
+
 
 class DistillSpec(Frozen):
     """L = L_sup + beta * sum_i weights_i * L_i / scales_i.

@@ -14,6 +14,7 @@ from omnifed.training.losses import segmentation_loss
 
 if TYPE_CHECKING:
     from omnifed.distill.omnikd import OmniKD
+    from omnifed.models.base import Out
     from omnifed.training.loop import Objective
 
 Loss = tuple[Tensor, dict[str, Tensor]]
@@ -28,7 +29,11 @@ class Supervised(nn.Module):
 
     def forward(self, model: nn.Module, batch: Batch, step: int) -> Loss:
         """Loss of one batch."""
-        return self.of_logits(model(batch.image).logits, batch)
+        return self.of_out(model(batch.image), batch)
+
+    def of_out(self, out: Out, batch: Batch) -> Loss:
+        """Loss of the student's output."""
+        return self.of_logits(out.logits, batch)
 
     def of_logits(self, logits: Tensor, batch: Batch) -> Loss:
         """Loss of logits (B, C, h, w)."""
@@ -47,7 +52,10 @@ class Distilled(nn.Module):
 
     def forward(self, model: nn.Module, batch: Batch, step: int) -> Loss:
         """Loss of one batch; parts of OmniKD are named ``kd_TERM``."""
-        out = model(batch.image)
+        return self.of_out(model(batch.image), batch)
+
+    def of_out(self, out: Out, batch: Batch) -> Loss:
+        """Loss of the student's output."""
         loss, parts = self.supervised.of_logits(out.logits, batch)
         if batch.teacher is None:
             return loss, parts

@@ -15,10 +15,12 @@ from opacus.optimizers import DPOptimizer
 from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 
+from omnifed.distill.spec import PUBLIC_SCALES
 from omnifed.errors import OmniFedError
+from omnifed.models.base import Out
 from omnifed.privacy.dp.randomness import SecretDraws
 from omnifed.training.batch import Batch
-from omnifed.training.objectives import Proximal, Supervised
+from omnifed.training.objectives import Distilled, Proximal, Supervised
 
 
 def conv_gradients(layer: nn.Conv2d, activations: list[Tensor], backprops: Tensor) -> dict[Tensor, Tensor]:
@@ -146,24 +148,29 @@ class PatientGradients:
 
         Args:
             model: the network given to :meth:`attach`.
-            objective: supervised, with or without FedProx's term; that knows no patient, and is added after the noise.
+            objective: supervised or distilled, with or without FedProx's term; that knows no patient, and is added
+                after the noise.
             batch: one slice a patient; may be empty.
             step: global step.
 
         Returns:
             The mean loss of the patients, which is not private: it stays at the site.
+
+        Raises:
+            OmniFedError: OF850 for OmniKD with more than terms of one image at published scales.
         """
         optimiser = self._optimiser
         assert optimiser is not None
         optimiser.at = step
         optimiser.attach_step_hook(lambda _: _add_penalty(objective, model))
-        supervised = objective.objective if isinstance(objective, Proximal) else objective
-        assert isinstance(supervised, Supervised)
+        own = objective.objective if isinstance(objective, Proximal) else objective
+        assert isinstance(own, Supervised | Distilled)
+        check_objective(own)
         total, count = 0.0, len(batch.image)
         for first in range(0, count, self.chunk):
             if first:
                 _sum_up(optimiser)
-            losses = _losses(supervised, model, batch, slice(first, first + self.chunk))
+            losses = _losses(own, model, batch, slice(first, first + self.chunk))
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Full backward hook")  # of the first layer: an image has no gradient
                 losses.sum().backward()
@@ -191,20 +198,36 @@ def check_network(model: nn.Module) -> None:
         )
 
 
-def _losses(objective: Supervised, model: nn.Module, batch: Batch, rows: slice) -> Tensor:
+def check_objective(objective: nn.Module) -> None:
+    """Refuses what takes more from a batch than a sum over its patients.
+
+    Raises:
+        OmniFedError: OF850 for OmniKD with features, which mix patients, or with scales that are measured on them.
+    """
+    if not isinstance(objective, Distilled):
+        return
+    omnikd, spec = objective.omnikd, objective.omnikd.spec
+    if omnikd.projector is not None or not set(omnikd.terms) <= PUBLIC_SCALES.keys() or spec.scales != PUBLIC_SCALES:
+        raise OmniFedError(
+            "OF850",
+            "Differential privacy leaves of OmniKD the logits' term at its published scale.",
+            seen=f"terms {', '.join(omnikd.terms)}, scales {spec.scales}",
+            remedy="Use a public teacher with omnikd, or leave dp out.",
+        )
+
+
+def _losses(objective: Supervised | Distilled, model: nn.Module, batch: Batch, rows: slice) -> Tensor:
     """(b,) loss of each patient by himself: Dice and cross entropy of a batch would mix them."""
     logits = model(batch.image[rows]).logits
-    parts = [
-        Batch(
-            batch.image[at : at + 1],
-            batch.label[at : at + 1],
-            batch.has_label[at : at + 1],
-            batch.present,
-            batch.index[at : at + 1],
-        )
-        for at in range(rows.start, rows.start + len(logits))
-    ]
-    return torch.stack([objective.of_logits(one[None], part)[0] for one, part in zip(logits, parts, strict=True)])
+    parts = [_of_one(batch, at) for at in range(rows.start, rows.start + len(logits))]
+    # Without features: a term that needs them fails instead of mixing patients.
+    return torch.stack([objective.of_out(Out(one[None]), part)[0] for one, part in zip(logits, parts, strict=True)])
+
+
+def _of_one(batch: Batch, at: int) -> Batch:
+    one = slice(at, at + 1)
+    teacher = Out(batch.teacher.logits[one]) if batch.teacher is not None else None
+    return Batch(batch.image[one], batch.label[one], batch.has_label[one], batch.present, batch.index[one], teacher)
 
 
 def _sum_up(optimiser: PatientOptimizer) -> None:

@@ -11,7 +11,7 @@ import torch
 from omnifed.data.prepared import Prepared
 from omnifed.privacy.dp.randomness import SecretDraws
 from omnifed.training.batch import Batch
-from omnifed.training.batches import Batches
+from omnifed.training.batches import Batches, Cache
 from omnifed.training.spec import TrainSpec
 
 
@@ -26,20 +26,22 @@ class PatientBatches(Batches):
     Which patients a step takes comes from ``draws`` and is secret, as amplification by sampling needs. The slice of a
     patient and its augmentation come from (seed, step, patient) and from nothing of other patients: a patient who is
     added or removed changes no other one's gradient, which is what clipping relies on. For the same reason all declared
-    classes count as present: which of them occur is a fact about the patients.
+    classes count as present: which of them occur is a fact about the patients. A teacher shows its maps of the images
+    as they are, and nothing is mirrored: what else it can teach would have to be measured on the patients.
 
     Args:
         prepared: the split; slices without a mask are left out.
         spec: seed, expected batch size and whether to augment.
         draws: of this release.
+        cache: of a public teacher, whose map of an image depends on that image alone; None without a teacher.
 
     Raises:
         OmniFedError: OF402 if no slice has a mask.
     """
 
-    def __init__(self, prepared: Prepared, spec: TrainSpec, draws: SecretDraws) -> None:
-        everything = np.ones_like(np.asarray(prepared.present, bool))
-        super().__init__(replace(prepared, present=everything), spec, labelled_only=True)
+    def __init__(self, prepared: Prepared, spec: TrainSpec, draws: SecretDraws, cache: Cache | None = None) -> None:
+        everything = replace(prepared, present=np.ones_like(np.asarray(prepared.present, bool)))
+        super().__init__(everything, spec, cache=cache, joint_flips=False, labelled_only=True)
         self.patients, self._draws = labelled_patients(prepared), draws
         rows: dict[str, list[int]] = {patient: [] for patient in self.patients}
         for row in self._labelled.tolist():

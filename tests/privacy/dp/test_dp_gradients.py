@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from made_patients import made_patients
 from torch import Tensor, nn
 
 import omnifed.training.loop as loop
+from omnifed.distill.omnikd import OmniKD
+from omnifed.distill.spec import PUBLIC_SCALES, DistillSpec
 from omnifed.errors import OmniFedError
 from omnifed.models.base import Out, SiteSpec
 from omnifed.models.registry import build_student
@@ -19,9 +22,10 @@ from omnifed.models.spec import StudentSpec
 from omnifed.privacy.dp.gradients import PatientGradients, check_network, conv_gradients
 from omnifed.privacy.dp.randomness import SecretDraws
 from omnifed.privacy.dp.sampling import PatientBatches
+from omnifed.states import StateFile
 from omnifed.training.batch import Batch
 from omnifed.training.loop import fit
-from omnifed.training.objectives import supervised, with_proximal
+from omnifed.training.objectives import distilled, supervised, with_proximal
 from omnifed.training.spec import TrainSpec
 
 KEY = bytes(range(32))
@@ -136,6 +140,72 @@ def test_the_sum_is_divided_by_the_expected_number_whatever_was_drawn() -> None:
     np.testing.assert_allclose(gradient_of(Weights(), pixels(), steps(expected=2.0)), [0, 0])
 
 
+def taught(*values: float) -> Batch:
+    """As :func:`pixels`, with a teacher that gives class 1 three quarters at T = 4: logits 4 ln 3 apart."""
+    logits = torch.tensor([0.0, 4 * math.log(3)]).reshape(1, 2, 1, 1).expand(len(values), 2, 1, 1)
+    return replace(pixels(*values), teacher=Out(logits))
+
+
+def omnikd(**changes: object) -> OmniKD:
+    spec = DistillSpec(weights={"logits": 1.0}, beta=0.57, scales=PUBLIC_SCALES)
+    return OmniKD(spec.model_copy(update=changes), {"bottleneck": 3}, {"bottleneck": 3})
+
+
+def test_what_a_teacher_adds_is_the_gradient_of_its_term() -> None:
+    # T^2 KL has the gradient T (p_s - p_t) = 4 (1/2 - 3/4) = -1 by the logit of class 1; 0.57 / 5.7 of it are 0.1.
+    found = gradient_of(Weights(), taught(0.1, 0.2), steps(clip=1e9), distilled(omnikd()))
+    np.testing.assert_allclose(found, [0.72 * 0.3, -0.72 * 0.3], rtol=1e-5)
+    alone = gradient_of(Weights(), pixels(0.1, 0.2), steps(clip=1e9), distilled(omnikd()))
+    np.testing.assert_allclose(alone, [0.62 * 0.3, -0.62 * 0.3], rtol=1e-5)
+
+
+@pytest.mark.parametrize("spec", STUDENTS, ids=lambda spec: f"{spec.fusion}-{spec.head}")
+def test_without_noise_and_clip_it_is_the_gradient_of_the_patients_losses(spec: StudentSpec) -> None:
+    model, draw = build_student(spec, SITE, seed=1), torch.Generator().manual_seed(0)
+    batch = Batch(
+        image=torch.randn(3, 1, 32, 32, generator=draw),
+        label=torch.randint(0, 3, (3, 32, 32), generator=draw),
+        has_label=torch.ones(3, dtype=torch.bool),
+        present=torch.ones(3, dtype=torch.bool),
+        index=torch.arange(3),
+        teacher=Out(torch.randn(3, 3, 8, 8, generator=draw)),
+    )
+    objective = distilled(omnikd())
+    assert batch.teacher is not None
+    for at in range(3):
+        one = slice(at, at + 1)
+        single = replace(batch, image=batch.image[one], label=batch.label[one], has_label=batch.has_label[one])
+        objective(model, replace(single, teacher=Out(batch.teacher.logits[one])), 0)[0].backward()
+    plain = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    model.zero_grad(set_to_none=True)
+    found = gradient_of(model, batch, steps(clip=1e9, chunk=2), objective)
+    assert float((found - plain).norm()) <= 1e-4 * float(plain.norm())
+
+
+def test_a_patient_with_a_teacher_moves_the_sum_by_no_more_than_the_clip() -> None:
+    objective = distilled(omnikd(beta=1e6))
+    one, both = (gradient_of(Weights(), taught(*values), steps(clip=0.5), objective) for values in ((0.0,), (0.0, 3.0)))
+    np.testing.assert_allclose(one, [0, 0], atol=1e-6)
+    assert float((both - one).norm()) == pytest.approx(0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scales": {}},
+        {"scales": {"logits": 0.4}},
+        {"weights": {"logits": 1.0, "attention": 1.0}},
+        {"weights": {"features": 1.0}},
+        {"weights": {"relation": 1.0}},
+    ],
+    ids=["measured", "another scale", "attention", "projector", "relation"],
+)
+def test_what_mixes_patients_or_is_measured_on_them_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(OmniFedError, match="published scale") as caught:
+        gradient_of(Weights(), taught(0.1), steps(), with_proximal(distilled(omnikd(**changes)), {}, 0.1))
+    assert caught.value.code == "OF850"
+
+
 def test_a_patient_without_a_usable_gradient_counts_as_zero() -> None:
     for broken in (math.nan, math.inf):
         found = gradient_of(Weights(), pixels(0.1, broken), steps())
@@ -218,7 +288,7 @@ def trained(steps: int, key: bytes = KEY, checkpoint: Path | None = None, stop: 
         supervised(),
         batches=source,
         gradients=private,
-        checkpoint=checkpoint,
+        checkpoint=StateFile(checkpoint) if checkpoint else None,
         progress=progress,
     )
     return model, result.dice

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_patients import made_patients
 
+from omnifed.models.base import Out
 from omnifed.privacy.dp.randomness import SecretDraws
 from omnifed.privacy.dp.sampling import PatientBatches, labelled_patients, sampling_rate
 from omnifed.training.spec import TrainSpec
@@ -95,6 +97,33 @@ def test_another_patient_changes_nobodys_slice_or_augmentation() -> None:
         where = [list(more.patients).index(patient) for patient in few.patients]
         assert torch.equal(one.image, two.image[where])
         assert torch.equal(one.label, two.label[where])
+
+
+class Maps:
+    """Maps that tell whose they are; notes which views are asked for."""
+
+    def __init__(self) -> None:
+        self.views: set[int] = set()
+
+    def get(self, keys: Sequence[str], views: Sequence[int]) -> Out:
+        self.views |= set(views)
+        return Out(torch.stack([torch.full((2, 8, 8), float(sum(key.encode()))) for key in keys]))
+
+
+def test_another_patient_changes_nobodys_map_and_no_view_but_the_first_is_seen() -> None:
+    cache = Maps()
+    few, more = (
+        PatientBatches(made_patients(slices), SPEC.model_copy(update={"batch_size": 4}), SecretDraws(KEY), cache)
+        for slices in ({"b": 3, "c": 4}, {"a": 2, "b": 3, "bb": 1, "c": 4})
+    )
+    for step in range(5):
+        one, two = few.batch(step), more.batch(step)
+        where = [list(more.patients).index(patient) for patient in few.patients]
+        assert one.teacher is not None
+        assert two.teacher is not None
+        assert torch.equal(one.image, two.image[where])
+        assert torch.equal(one.teacher.logits, two.teacher.logits[where])
+    assert cache.views == {0}
 
 
 def test_a_step_may_take_nobody() -> None:
