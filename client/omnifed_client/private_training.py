@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from omnifed.data.prepare import SiteData
+from omnifed.distill.spec import PUBLIC_SCALES, DistillSpec
 from omnifed.errors import OmniFedError
 from omnifed.federation.tasks import FitTask
 from omnifed.files import write_atomic
@@ -23,6 +24,8 @@ from omnifed.privacy.dp.ledger import FOLDER, Cost, Ledger, Release
 from omnifed.privacy.dp.randomness import KEY_BYTES, SecretDraws
 from omnifed.privacy.dp.sampling import PatientBatches, labelled_patients, sampling_rate
 from omnifed.privacy.spec import DPSpec
+from omnifed.teachers.cache import TeacherCache
+from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.checkpoint import fingerprint, trained_state
 from omnifed.training.spec import TrainSpec
 from omnifed.trust import vault
@@ -58,8 +61,8 @@ def check(task: FitTask, data: SiteData) -> None:
     """Refuses what would void the guarantee; a coordinator may be another release, and know these rules not at all.
 
     Raises:
-        OmniFedError: OF850 for a student with batch norm or one that distils, OF851 for a site whose patients are too
-            few for the asked delta, or in two splits.
+        OmniFedError: OF850 for a student with batch norm, or one that learns more of a teacher than the logits of a
+            public one; OF851 for a site whose patients are too few for the asked delta, or in two splits.
     """
     if task.student.norm != "group":
         raise OmniFedError(
@@ -69,12 +72,7 @@ def check(task: FitTask, data: SiteData) -> None:
             remedy="Set norm = group in the student, or leave dp out.",
         )
     if task.distill is not None:
-        raise OmniFedError(
-            "OF850",
-            "Differential privacy ends where a student learns from a teacher that was fine-tuned on the same patients.",
-            seen="distill",
-            remedy="Train with local, fedavg, fedprox or fedbn, or leave dp out.",
-        )
+        _check_teaching(task.distill, task.teacher)
     _check_patients(task.privacy.dp or DPSpec(), data)
 
 
@@ -86,6 +84,7 @@ def open_release(
     data: SiteData,
     store: SiteStore,
     epsilon_limit: float | None = None,
+    cache: TeacherCache | None = None,
 ) -> OpenRelease:
     """Books a round before its first step; one that was begun before and never finished goes on, booked once.
 
@@ -97,6 +96,7 @@ def open_release(
         data: the site's splits.
         store: of the campaign.
         epsilon_limit: of the site's policy, for all campaigns together.
+        cache: of the public teacher, where the task distils.
 
     Raises:
         OmniFedError: OF852 if the round would cost more than is left, OF853 if its cost cannot be accounted for, OF854
@@ -125,7 +125,7 @@ def open_release(
     gradients = PatientGradients(
         draws, sigma=release.sigma, clip=dp.clip, expected=release.rate * len(patients), chunk=CHUNK
     )
-    return OpenRelease(spec, PatientBatches(data.train, spec, draws), gradients, len(patients), file)
+    return OpenRelease(spec, PatientBatches(data.train, spec, draws, cache), gradients, len(patients), file)
 
 
 def _begun(file: Path, mark: str, ledger: Ledger, store: SiteStore) -> tuple[Release, bytes] | None:
@@ -185,6 +185,24 @@ def _afford(before: tuple[Release, ...], new: Cost, delta: float, limit: float, 
             "A site trains no further when its patients' privacy budget is spent.",
             seen=f"{what}: epsilon {epsilon(before, delta):.3f} of {limit:g} is spent, with this round {after:.3f}",
             remedy="The last round's model stays. `omnifed-client epsilon` says what was spent on what.",
+        )
+
+
+def _check_teaching(distill: DistillSpec, teacher: TeacherSpec | None) -> None:
+    if teacher is None or not teacher.public:
+        raise OmniFedError(
+            "OF850",
+            "Differential privacy ends where a student learns from a teacher that was fine-tuned on the same patients.",
+            seen="a teacher that is not public",
+            remedy="Use a public teacher, train with local, fedavg, fedprox or fedbn, or leave dp out.",
+        )
+    used = {name for name, weight in distill.weights.items() if weight > 0}
+    if not used <= PUBLIC_SCALES.keys() or distill.scales != PUBLIC_SCALES:
+        raise OmniFedError(
+            "OF850",
+            "Differential privacy leaves of OmniKD the logits' term at its published scale.",
+            seen=f"terms {', '.join(sorted(used))}, scales {distill.scales}",
+            remedy="Upgrade omnifed at the coordinator, or leave dp out.",
         )
 
 

@@ -94,8 +94,9 @@ def fit_round(
     release = None
     if task.privacy.dp:
         meta = begun.meta if begun.own else None
+        cache = lesson.cache if kd and lesson else None
         release = private_training.open_release(
-            task, begun.model, to_tensors(optimizer), meta, data, store, epsilon_limit
+            task, begun.model, to_tensors(optimizer), meta, data, store, epsilon_limit, cache
         )
     result = fit(
         begun.model,
@@ -112,7 +113,7 @@ def fit_round(
     reply, sent = _finish(task, begun, kd, result, data, store)
     if release:
         # The training loss looks at patients without noise.
-        reply = reply.model_copy(update={"n": release.patients, "loss": {}})
+        reply = reply.model_copy(update={"n": release.patients, "loss": {}, "scales": {}})
         release.key.unlink(missing_ok=True)
     checkpoint.unlink(missing_ok=True)
     return reply, sent

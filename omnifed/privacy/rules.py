@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from omnifed.models.spec import StudentSpec
 from omnifed.privacy.spec import AggregationSpec, DPSpec, least_threshold
+from omnifed.teachers.spec import TeacherSpec
 
 
 def check_promises(
@@ -15,6 +16,7 @@ def check_promises(
     sites: int,
     wire: str,
     student: StudentSpec,
+    teacher: TeacherSpec,
     arms: Collection[str],
     searches: bool,
 ) -> None:
@@ -26,6 +28,7 @@ def check_promises(
         sites: that take part.
         wire: coding of the weights.
         student: what is trained.
+        teacher: of the arm omnikd.
         arms: methods of the campaign.
         searches: whether networks or OmniKD's weights are searched for before.
 
@@ -37,14 +40,15 @@ def check_promises(
     if aggregation.mode == "robust" and sites < 3:
         raise ValueError(f"robust aggregation needs 3 sites: of {sites} updates none is the odd one out")
     if dp is not None:
-        check_dp(student=student, arms=arms, searches=searches)
+        check_dp(student=student, teacher=teacher, arms=arms, searches=searches)
 
 
-def check_dp(*, student: StudentSpec, arms: Collection[str], searches: bool) -> None:
+def check_dp(*, student: StudentSpec, teacher: TeacherSpec, arms: Collection[str], searches: bool) -> None:
     """Refuses what would void differential privacy of the patients.
 
     Args:
         student: what is trained.
+        teacher: of the arm omnikd.
         arms: methods of the campaign.
         searches: whether networks or OmniKD's weights are searched for before.
 
@@ -56,10 +60,11 @@ def check_dp(*, student: StudentSpec, arms: Collection[str], searches: bool) -> 
             "dp shortens the gradient of each patient by itself, and batch norm mixes patients: norm = group in the "
             "student, without branches"
         )
-    if "omnikd" in arms:
+    if "omnikd" in arms and not teacher.public:
         raise ValueError(
             "dp ends where a student learns from a teacher that was fine-tuned on the same patients without it: leave "
-            "omnikd out of arms, for example arms = fedbn"
+            "omnikd out of arms, for example arms = fedbn, or use a teacher of kind onnx that was made without them "
+            "and say so: public = true"
         )
     if searches:
         raise ValueError("a search trains on patients without dp and sends their scores: search without dp, before")

@@ -145,6 +145,7 @@ class FederationConfig(Frozen):
             sites=len(self.sites),
             wire=self.wire,
             student=self.student,
+            teacher=self.teacher,
             arms=self.arms,
             searches=bool({"search-architecture", "search-weights"} & set(self.stages)),
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from omnifed.distill.spec import LAMBDA, DistillSpec, TermName
+from omnifed.distill.spec import LAMBDA, PUBLIC_SCALES, DistillSpec, TermName
 from omnifed.errors import OmniFedError
 from omnifed.federation.replies import HelloReply
 from omnifed.models.base import LayerGroup
@@ -174,9 +174,16 @@ def layers_apart(hellos: list[HelloReply]) -> tuple[LayerGroup, ...]:
 
 
 def distill_spec(plan: Plan, facts: Facts, site: str) -> DistillSpec:
-    """OmniKD at one site: the weights that were found for it, else those published for its modality or for all."""
+    """OmniKD at one site: the weights that were found for it, else those published for its modality or for all.
+
+    With differential privacy only the terms of single images, at the scales that no patient has a part in.
+    """
     hello = facts.hellos.get(site)
     weights = plan.lambdas.get(site)
     if weights is None and hello and plan.distill == "modality":
         weights = LAMBDA.get(hello.modality)
-    return DistillSpec(weights=weights or LAMBDA["universal"], beta=plan.distill_beta)
+    weights = weights or LAMBDA["universal"]
+    if plan.dp:
+        weights = {term: weights[term] for term in PUBLIC_SCALES}
+        return DistillSpec(weights=weights, beta=plan.distill_beta, scales=PUBLIC_SCALES)
+    return DistillSpec(weights=weights, beta=plan.distill_beta)

@@ -121,7 +121,7 @@ class SimConfig(Frozen):
     @model_validator(mode="after")
     def _private(self) -> SimConfig:
         if self.dp:
-            check_dp(student=self.student, arms=self.arms, searches=bool(self.search))
+            check_dp(student=self.student, teacher=self.teacher, arms=self.arms, searches=bool(self.search))
         return self
 
     @property

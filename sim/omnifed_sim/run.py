@@ -180,6 +180,7 @@ def _check_promises(config: SimConfig, sites: Collection[str]) -> None:
             sites=len(sites),
             wire=config.wire,
             student=config.student,
+            teacher=config.teacher,
             arms=config.arms,
             searches=bool(config.search),
         )

@@ -7,13 +7,15 @@ import pytest
 from omnifed.models.spec import StudentSpec
 from omnifed.privacy.rules import check_promises
 from omnifed.privacy.spec import AggregationSpec, DPSpec
+from omnifed.teachers.spec import TeacherSpec
 
 GROUP = StudentSpec(norm="group")
 
 
 def check(**changes: object) -> None:
-    usual = {"sites": 6, "wire": "fp32", "student": GROUP, "arms": ("fedavg", "fedbn"), "searches": False}
-    check_promises(**{"aggregation": AggregationSpec(), "dp": DPSpec(), **usual, **changes})
+    usual = {"sites": 6, "wire": "fp32", "student": GROUP, "teacher": TeacherSpec(), "searches": False}
+    arms = ("fedavg", "fedbn")
+    check_promises(**{"aggregation": AggregationSpec(), "dp": DPSpec(), "arms": arms, **usual, **changes})
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,7 @@ def check(**changes: object) -> None:
         ({"student": StudentSpec()}, "batch norm mixes patients"),
         ({"student": StudentSpec.parse("omnisegnet:compact-edge")}, "without branches"),
         ({"arms": ("fedbn", "omnikd")}, "fine-tuned on the same patients"),
+        ({"arms": ("omnikd",), "teacher": TeacherSpec(kind="onnx", sha256="0" * 64)}, "public = true"),
         ({"searches": True}, "search"),
     ],
 )
@@ -38,6 +41,7 @@ def test_what_voids_differential_privacy_is_refused_with_the_reason(changes: dic
         {"aggregation": AggregationSpec(mode="private")},
         {"aggregation": AggregationSpec(mode="robust")},
         {"wire": "int8-delta"},
+        {"arms": ("fedbn", "omnikd"), "teacher": TeacherSpec(kind="onnx", sha256="0" * 64, public=True)},
     ],
 )
 def test_what_works_on_noisy_weights_alone_is_permitted(changes: dict[str, object]) -> None:
