@@ -189,7 +189,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _server_of_kit(config: ClientConfig) -> str:
-    from omnifed.trust.identity import open_kit
+    from omnifed.trust.kit import open_kit
     from omnifed.trust.signing import Signed
 
     try:

@@ -13,7 +13,7 @@ from omnifed.errors import OmniFedError
 from omnifed.files import write_atomic
 from omnifed.trust import enrolment
 from omnifed.trust.expiry import warnings_of_site
-from omnifed.trust.identity import Kit, open_kit
+from omnifed.trust.kit import Kit, open_kit
 from omnifed.trust.policy import FILE, first_policy
 from omnifed.trust.signing import Signed, fingerprint
 from omnifed_client.config import load_client

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omnifed.errors import OmniFedError
 from omnifed.trust.artefact import read_regular
-from omnifed.trust.identity import open_kit
+from omnifed.trust.kit import open_kit
 from omnifed.trust.manifest import stranger
 from omnifed.trust.roster import ROSTER, Roster, open_roster
 from omnifed.trust.signing import Signed, fingerprint

@@ -7,38 +7,35 @@ has tampered with, cannot make it forget a revocation.
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from omnifed.config import parse
 from omnifed.errors import OmniFedError
-from omnifed.files import not_written, write_atomic
+from omnifed.files import write_atomic
 from omnifed.trust.admission import OVERLAP, admitted, ended
-from omnifed.trust.certificates import SKEW, make_authority, make_server
+from omnifed.trust.authority_folder import ROSTER_TERM, aside, certify, opened, publish
+from omnifed.trust.authority_keys import Ask, AuthorityKeys, nobody
+from omnifed.trust.certificates import SKEW, make_authority
 from omnifed.trust.enrolment import open_request
-from omnifed.trust.identity import KIT, CoordinatorIdentity, Federation, Kit
+from omnifed.trust.identity import CoordinatorIdentity, Federation
+from omnifed.trust.kit import KIT, Kit
 from omnifed.trust.roster import ROSTER, Roster, Term
-from omnifed.trust.signing import Signed, SigningKey, fingerprint, no_key
+from omnifed.trust.signing import Signed, SigningKey
 
-ROSTER_TERM = timedelta(days=180)
 SIGN_TERM = timedelta(days=90)
 
 
-def found(folder: Path, name: str, server: str, *, now: datetime | None = None) -> CoordinatorIdentity:
+def found(
+    folder: Path, name: str, server: str, *, passphrase: str = "", now: datetime | None = None
+) -> CoordinatorIdentity:
     """Makes a federation: the coordinator's folder with the authority inside.
 
     Args:
         folder: new, or empty; its ``authority`` may be moved to another disk afterwards.
         name: of the federation.
         server: HOST:PORT by which sites reach the coordinator.
+        passphrase: encrypts the authority's keys; they lie in clear without one.
         now: for tests.
 
     Raises:
@@ -54,39 +51,23 @@ def found(folder: Path, name: str, server: str, *, now: datetime | None = None) 
             seen=f"{folder} exists",
             remedy="Name a new folder; never write over an identity: all sites would have to join again.",
         )
-    with _aside(folder) as part:
-        _make(part, about, root, sign, now)
+    with aside(folder) as part:
+        _make(part, about, root, sign, passphrase, now)
     return CoordinatorIdentity.load(folder)
 
 
-@contextmanager
-def _aside(folder: Path) -> Iterator[Path]:
-    """A folder (mode 0700) that becomes ``folder`` when all is in it: a crash leaves no half of an identity there."""
-    part = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        yield part
-        os.replace(part, folder)
-    except OSError as error:
-        raise not_written(folder, error) from None
-    finally:
-        if part:
-            shutil.rmtree(part, ignore_errors=True)
-
-
-def _make(part: Path, about: Federation, root: SigningKey, sign: SigningKey, now: datetime) -> None:
-    (part / "authority").mkdir(mode=0o700)
-    root.save(part / "authority" / "root.key")
+def _make(part: Path, about: Federation, root: SigningKey, sign: SigningKey, passphrase: str, now: datetime) -> None:
+    place = part / "authority"
+    place.mkdir(mode=0o700)
     ca_key, ca = make_authority(about.name, now)
-    write_atomic(part / "authority" / "ca.key", ca_key, mode=0o600)
+    AuthorityKeys(root, ca_key).save(place, passphrase)
     write_atomic(part / "ca.pem", ca)
     sign.save(part / "sign.key")
-    _certify(part, about, part / "authority", now)
+    certify(part, about, ca_key, now)
     write_atomic(part / "federation.json", about.model_dump_json(indent=1).encode())
     coordinator = (Term(sign=sign.public, since=now - SKEW, until=now + SIGN_TERM),)
     roster = Roster(federation=about.name, version=1, issued=now, expires=now + ROSTER_TERM, coordinator=coordinator)
-    _publish(Signed.seal(ROSTER, roster, root), part, part / "authority")
+    publish(Signed.seal(ROSTER, roster, root), part, place)
 
 
 def admit(
@@ -94,6 +75,7 @@ def admit(
     request: Signed,
     *,
     authority: Path | None = None,
+    passphrase: Ask = nobody,
     replace: bool = False,
     now: datetime | None = None,
 ) -> Signed:
@@ -103,6 +85,7 @@ def admit(
         folder: of the coordinator.
         request: what the site has sent; whoever calls this has compared its fingerprint.
         authority: folder of the authority's keys, if it was moved.
+        passphrase: asked for that of the authority's keys, if they are encrypted.
         replace: the site has lost its keys: the old ones end at once.
         now: for tests.
 
@@ -111,10 +94,10 @@ def admit(
 
     Raises:
         OmniFedError: OF802 if the request was altered, OF806 without the authority's keys, OF807 if the name or the
-            keys are taken.
+            keys are taken, OF816 without the passphrase.
     """
     asked, now = open_request(request), now or datetime.now(UTC)
-    with _authority(folder, authority) as ours:
+    with opened(folder, authority, passphrase) as ours:
         site = admitted(ours.roster, asked, replace=replace, now=now)
         others = [member for member in ours.roster.members if member.site != asked.site]
         members = sorted([*others, site], key=lambda member: member.site)
@@ -129,23 +112,32 @@ def admit(
             issued=now,
             expires=site.terms[-1].until,
         )
-        return Signed.seal(KIT, kit, ours.root)
+        return Signed.seal(KIT, kit, ours.keys.root)
 
 
-def revoke(folder: Path, site: str, *, authority: Path | None = None, now: datetime | None = None) -> Roster:
+def revoke(
+    folder: Path,
+    site: str,
+    *,
+    authority: Path | None = None,
+    passphrase: Ask = nobody,
+    now: datetime | None = None,
+) -> Roster:
     """Ends the membership of a site, from now on.
 
     Args:
         folder: of the coordinator.
         site: registered name.
         authority: folder of the authority's keys, if it was moved.
+        passphrase: asked for that of the authority's keys, if they are encrypted.
         now: for tests.
 
     Raises:
-        OmniFedError: OF806 without the authority's keys, OF809 if no site of that name was ever admitted.
+        OmniFedError: OF806 without the authority's keys, OF809 if no site of that name was ever admitted, OF816 without
+            the passphrase.
     """
     now = now or datetime.now(UTC)
-    with _authority(folder, authority) as ours:
+    with opened(folder, authority, passphrase) as ours:
         if ours.roster.member(site) is None:
             names = ", ".join(member.site for member in ours.roster.members)
             raise OmniFedError(
@@ -162,7 +154,9 @@ def revoke(folder: Path, site: str, *, authority: Path | None = None, now: datet
         return ours.roster
 
 
-def rotate(folder: Path, *, authority: Path | None = None, now: datetime | None = None) -> Roster:
+def rotate(
+    folder: Path, *, authority: Path | None = None, passphrase: Ask = nobody, now: datetime | None = None
+) -> Roster:
     """Renews what ends by itself: server certificate, signing key of the coordinator, roster.
 
     The old signing key stays valid for :data:`OVERLAP`, so that a coordinator that runs goes on until its next start.
@@ -170,15 +164,16 @@ def rotate(folder: Path, *, authority: Path | None = None, now: datetime | None 
     Args:
         folder: of the coordinator.
         authority: folder of the authority's keys, if it was moved.
+        passphrase: asked for that of the authority's keys, if they are encrypted.
         now: for tests.
 
     Raises:
-        OmniFedError: OF806 without the authority's keys.
+        OmniFedError: OF806 without the authority's keys, OF816 without their passphrase.
     """
     now = now or datetime.now(UTC)
-    with _authority(folder, authority) as ours:
+    with opened(folder, authority, passphrase) as ours:
         key = SigningKey.generate()
-        _certify(folder, ours.about, ours.folder, now, suffix=".next")
+        certify(folder, ours.about, ours.keys.ca, now, suffix=".next")
         key.save(folder / "sign.key.next")
         old = [ended(term, now + OVERLAP) for term in ours.roster.coordinator]
         new = Term(sign=key.public, since=now - SKEW, until=now + SIGN_TERM)
@@ -188,65 +183,17 @@ def rotate(folder: Path, *, authority: Path | None = None, now: datetime | None 
         return ours.roster
 
 
-@dataclass
-class _Authority:
-    """The authority's keys, while one process uses them."""
+def change_passphrase(folder: Path, new: str, *, authority: Path | None = None, passphrase: Ask = nobody) -> None:
+    """Encrypts the authority's keys with another passphrase. Copies that were made before keep theirs.
 
-    online: Path
-    folder: Path
-    about: Federation
-    root: SigningKey
-    roster: Roster
+    Args:
+        folder: of the coordinator.
+        new: passphrase; "" leaves the keys in clear.
+        authority: folder of the authority's keys, if it was moved.
+        passphrase: asked for the one in use, if there is one.
 
-    def issue(self, now: datetime, **changes: Any) -> Signed:
-        """Signs and publishes the next version of the roster."""
-        values = {"version": self.roster.version + 1, "issued": now, "expires": now + ROSTER_TERM, **changes}
-        self.roster = self.roster.model_copy(update=values)
-        signed = Signed.seal(ROSTER, self.roster, self.root)
-        _publish(signed, self.online, self.folder)
-        return signed
-
-
-@contextmanager
-def _authority(folder: Path, away: Path | None) -> Iterator[_Authority]:
-    identity = CoordinatorIdentity.load(folder)
-    place = away or folder / "authority"
-    if not all((place / name).is_file() for name in ("root.key", "ca.key")):
-        raise _wrong_authority(f"no root.key and ca.key in {place}")
-    root = SigningKey.load(place / "root.key")
-    if root.public != identity.about.root:
-        raise _wrong_authority(f"{place} is the authority {fingerprint(root.public)}")
-    handle = os.open(place, os.O_RDONLY)
-    try:
-        # Two admissions at a time would sign two rosters of one version.
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        last = Signed.read((place / "roster.json").read_bytes(), str(place / "roster.json"))
-        rosters = (identity.held(), last.open(ROSTER, Roster, (root.public,), "the authority's roster"))
-        yield _Authority(folder, place, identity.about, root, max(rosters, key=lambda roster: roster.version))
-    finally:
-        os.close(handle)
-
-
-def _certify(folder: Path, about: Federation, authority: Path, now: datetime, suffix: str = "") -> None:
-    file = authority / "ca.key"
-    try:
-        key, certificate = make_server(about.host, (folder / "ca.pem").read_bytes(), file.read_bytes(), now)
-    except (OSError, ValueError) as error:
-        raise no_key(file, type(error).__name__) from None
-    write_atomic(folder / f"server.key{suffix}", key, mode=0o600)
-    write_atomic(folder / f"server.pem{suffix}", certificate)
-
-
-def _publish(signed: Signed, online: Path, authority: Path) -> None:
-    # The authority's copy first: a version that was signed is never given to another roster.
-    for folder in (authority, online):
-        write_atomic(folder / "roster.json", signed.to_json())
-
-
-def _wrong_authority(seen: str) -> OmniFedError:
-    return OmniFedError(
-        "OF806",
-        "Who belongs to a federation is signed by its own authority.",
-        seen=seen,
-        remedy="Bring the disk with the folder authority that omnifed-server init made, and name it: --authority DIR.",
-    )
+    Raises:
+        OmniFedError: OF806 without the authority's keys, OF816 without the passphrase in use.
+    """
+    with opened(folder, authority, passphrase) as ours:
+        ours.keys.save(ours.folder, new)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from omnifed.errors import OmniFedError
+from omnifed.trust.keyfiles import private_pem
 
 CA_TERM = timedelta(days=3650)
 SERVER_TERM = timedelta(days=90)
@@ -22,11 +21,11 @@ SKEW = timedelta(minutes=10)
 """What is new is valid since a little earlier, for machines whose clocks are behind."""
 
 
-def make_authority(name: str, now: datetime) -> tuple[bytes, bytes]:
+def make_authority(name: str, now: datetime) -> tuple[ec.EllipticCurvePrivateKey, bytes]:
     """A certificate authority for one federation.
 
     Returns:
-        Private key (EC P-384) and certificate, PEM.
+        Private key (EC P-384), and certificate, PEM.
     """
     key = ec.generate_private_key(ec.SECP384R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"OmniFed {name}")])
@@ -38,28 +37,25 @@ def make_authority(name: str, now: datetime) -> tuple[bytes, bytes]:
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own), critical=False)
         .sign(key, hashes.SHA384())
     )
-    return _private(key), certificate.public_bytes(Encoding.PEM)
+    return key, certificate.public_bytes(Encoding.PEM)
 
 
-def make_server(host: str, ca: bytes, ca_key: bytes, now: datetime) -> tuple[bytes, bytes]:
+def make_server(host: str, ca: bytes, ca_key: ec.EllipticCurvePrivateKey, now: datetime) -> tuple[bytes, bytes]:
     """A TLS certificate for the coordinator.
 
     Args:
         host: name or address by which sites reach it; this machine's own are added.
         ca: certificate of the authority, PEM.
-        ca_key: its private key, PEM.
+        ca_key: its private key.
         now: start of the term, less :data:`SKEW`.
 
     Returns:
         Private key (EC P-256) and certificate, PEM.
 
     Raises:
-        ValueError: ``ca_key`` is no PEM key.
+        ValueError: ``ca`` is no certificate.
     """
     issuer = x509.load_pem_x509_certificate(ca)
-    signer = load_pem_private_key(ca_key, None)
-    if not isinstance(signer, ec.EllipticCurvePrivateKey):
-        raise ValueError("another kind of key")
     key = ec.generate_private_key(ec.SECP256R1())
     hosts = dict.fromkeys((host, "localhost", "127.0.0.1", "::1"))
     theirs = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
@@ -72,9 +68,9 @@ def make_server(host: str, ca: bytes, ca_key: bytes, now: datetime) -> tuple[byt
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName([_name(each) for each in hosts]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(theirs), critical=False)
-        .sign(signer, hashes.SHA384())
+        .sign(ca_key, hashes.SHA384())
     )
-    return _private(key), certificate.public_bytes(Encoding.PEM)
+    return private_pem(key), certificate.public_bytes(Encoding.PEM)
 
 
 def ends(certificate: bytes) -> datetime:
@@ -84,6 +80,16 @@ def ends(certificate: bytes) -> datetime:
         ValueError: it is no certificate.
     """
     return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
+
+
+def no_certificate(file: Path, error: Exception) -> OmniFedError:
+    """The error of a certificate that cannot be used."""
+    return OmniFedError(
+        "OF802",
+        "A certificate is a whole PEM file.",
+        seen=f"{file}: {type(error).__name__}",
+        remedy="Coordinator: omnifed-server rotate, for server.pem. Site: omnifed-client join KIT once more.",
+    )
 
 
 def _builder(
@@ -120,7 +126,3 @@ def _name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         return x509.DNSName(host)
-
-
-def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

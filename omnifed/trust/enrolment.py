@@ -22,9 +22,11 @@ from pydantic import AwareDatetime, Field, field_validator
 from omnifed.config import Frozen
 from omnifed.errors import OmniFedError
 from omnifed.files import not_written, write_atomic
-from omnifed.trust.identity import Kit, SiteIdentity, open_kit
+from omnifed.trust.identity import SiteIdentity
+from omnifed.trust.keyfiles import no_key
+from omnifed.trust.kit import Kit, open_kit
 from omnifed.trust.roster import HEX_KEY, ROSTER, SITE_NAME, Roster, open_roster
-from omnifed.trust.signing import Signed, SigningKey, canonical, no_key, verify
+from omnifed.trust.signing import Signed, SigningKey, canonical, verify
 
 REQUEST = "request"
 """Context of a request's signature."""

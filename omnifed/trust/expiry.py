@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from omnifed.errors import OmniFedError
-from omnifed.trust.certificates import ends
+from omnifed.trust.certificates import ends, no_certificate
 from omnifed.trust.identity import CoordinatorIdentity, SiteIdentity
 
 NOTICE = timedelta(days=14)
@@ -84,9 +83,4 @@ def _ends(file: Path) -> datetime:
     try:
         return ends(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise OmniFedError(
-            "OF802",
-            "A certificate is a whole PEM file.",
-            seen=f"{file}: {type(error).__name__}",
-            remedy="Coordinator: omnifed-server rotate, for server.pem. Site: omnifed-client join KIT once more.",
-        ) from None
+        raise no_certificate(file, error) from None

@@ -11,73 +11,20 @@ revoke and rotate alone and may lie on another disk.
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import re
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from omnifed.config import Frozen
 from omnifed.errors import OmniFedError
 from omnifed.files import write_atomic
-from omnifed.trust.roster import FEDERATION_NAME, HEX_KEY, ROSTER, SITE_NAME, Roster, open_roster, outdated
+from omnifed.trust.kit import Address, Kit, host_of, open_kit
+from omnifed.trust.roster import FEDERATION_NAME, HEX_KEY, ROSTER, Roster, open_roster, outdated
 from omnifed.trust.signing import Signed, SigningKey
-
-KIT = "kit"
-"""Context of a kit's signature."""
-
-
-def _host(server: str) -> str:
-    """Host of HOST:PORT; "" where it is none."""
-    try:
-        url = urlsplit(f"//{server}")
-        host = url.hostname or ""
-        if url.netloc != server or not url.port or "@" in server:
-            return ""
-        with suppress(ValueError):
-            return str(ipaddress.ip_address(host))
-    except ValueError:
-        return ""
-    return host if re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", host) else ""
-
-
-def _address(server: str) -> str:
-    if not _host(server):
-        raise ValueError("server must be HOST:PORT without https://, for example omnifed.example.org:443")
-    return server
-
-
-Address = Annotated[str, AfterValidator(_address)]
-"""HOST:PORT of a coordinator."""
-
-
-class Kit(Frozen):
-    """The coordinator's answer to a site's request, signed by the federation's authority.
-
-    Attributes:
-        federation: its name.
-        site: whom it admits.
-        server: HOST:PORT of the coordinator, as sites reach it.
-        root: public key of the authority, hex.
-        ca: PEM certificate of the authority behind the coordinator's TLS certificate.
-        roster: who belongs to the federation; it arrives again with tasks when it changes.
-        issued, expires: the site's keys are valid in between.
-    """
-
-    federation: str = Field(pattern=FEDERATION_NAME)
-    site: str = Field(pattern=SITE_NAME)
-    server: Address
-    root: str = Field(pattern=HEX_KEY)
-    ca: str
-    roster: Signed
-    issued: AwareDatetime
-    expires: AwareDatetime
 
 
 class Federation(Frozen):
@@ -96,7 +43,7 @@ class Federation(Frozen):
     @property
     def host(self) -> str:
         """Name or address of the coordinator, without port and brackets."""
-        return _host(self.server)
+        return host_of(self.server)
 
 
 @dataclass(frozen=True)
@@ -249,18 +196,6 @@ class CoordinatorIdentity:
             OmniFedError: OF802 if it is not the authority's.
         """
         return self.signed_roster().open(ROSTER, Roster, (self.about.root,), "the roster")
-
-
-def open_kit(signed: Signed) -> Kit:
-    """A kit whose own authority has signed it; that it is the right authority, people compare by its fingerprint.
-
-    Raises:
-        OmniFedError: OF802 if it was altered.
-    """
-    kit = signed.open(KIT, Kit, (signed.key,), "the kit")
-    # Not whether it has expired: a site keeps its kit for a year, and newer rosters come with tasks.
-    kit.roster.open(ROSTER, Roster, (kit.root,), "the kit's roster")
-    return kit if kit.root == signed.key else signed.open(KIT, Kit, (kit.root,), "the kit")
 
 
 def vault_key(path: Path) -> bytes:

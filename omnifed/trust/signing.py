@@ -12,18 +12,13 @@ from typing import Any, TypeVar
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import BaseModel, ValidationError
 
 from omnifed.config import Frozen
 from omnifed.errors import OmniFedError
 from omnifed.files import write_atomic
+from omnifed.trust.keyfiles import no_key, private_pem, read_private
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -50,23 +45,21 @@ class SigningKey:
         return cls(Ed25519PrivateKey.generate())
 
     @classmethod
-    def load(cls, path: Path) -> SigningKey:
+    def load(cls, path: Path, passphrase: str = "") -> SigningKey:
         """Reads what :meth:`save` wrote.
 
         Raises:
-            OmniFedError: OF801 if the file is absent, damaged or another kind of key.
+            OmniFedError: OF801 if the file is absent, damaged or another kind of key, OF816 if it is encrypted with
+                another passphrase.
         """
-        try:
-            key = load_pem_private_key(path.read_bytes(), None)
-        except (OSError, ValueError, TypeError) as error:
-            raise no_key(path, type(error).__name__) from None
+        key = read_private(path, passphrase)
         if not isinstance(key, Ed25519PrivateKey):
             raise no_key(path, "another kind of key")
         return cls(key)
 
-    def save(self, path: Path) -> None:
-        """Writes the key as PEM (PKCS 8), mode 0600."""
-        write_atomic(path, self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
+    def save(self, path: Path, passphrase: str = "") -> None:
+        """Writes the key as PEM (PKCS 8), mode 0600, in clear without a passphrase."""
+        write_atomic(path, private_pem(self._key, passphrase), mode=0o600)
 
     def sign(self, context: str, message: bytes) -> str:
         """Signs a message for one purpose.
@@ -150,16 +143,6 @@ class Signed(Frozen):
 
 def _bound(context: str, message: bytes) -> bytes:
     return b"omnifed/1/" + context.encode() + b"\0" + message
-
-
-def no_key(path: Path, why: str) -> OmniFedError:
-    """The error of a private key that cannot be used."""
-    return OmniFedError(
-        "OF801",
-        "A private key must be a whole PEM file of the kind that omnifed made.",
-        seen=f"{path}: {why}",
-        remedy="Restore it from your backup, or make a new identity (omnifed-client enrol, omnifed-server init).",
-    )
 
 
 def _untrue(what: str, why: str) -> OmniFedError:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from omnifed.trust.enrolment import enrol, join, renew
-from omnifed.trust.identity import open_kit
+from omnifed.trust.kit import open_kit
 from omnifed.trust.signing import Signed, fingerprint
 
 RUN = "import sys; from omnifed_server.cli import app; app(sys.argv[1:])"

@@ -14,10 +14,11 @@ import pytest
 from made import Made, federation_of
 
 from omnifed.errors import OmniFedError
-from omnifed.trust import authority as module
+from omnifed.trust import authority_folder as module
 from omnifed.trust.authority import admit, found, revoke, rotate
 from omnifed.trust.enrolment import REQUEST, enrol, join, open_request, renew
-from omnifed.trust.identity import CoordinatorIdentity, SiteIdentity, open_kit
+from omnifed.trust.identity import CoordinatorIdentity, SiteIdentity
+from omnifed.trust.kit import open_kit
 from omnifed.trust.signing import Signed, SigningKey
 
 NOW = datetime.now(UTC).replace(microsecond=0)

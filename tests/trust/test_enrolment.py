@@ -22,7 +22,8 @@ from made import Made, federation_of
 from omnifed.errors import OmniFedError
 from omnifed.trust.authority import admit, found, rotate
 from omnifed.trust.enrolment import REQUEST, enrol, join, open_request, renew
-from omnifed.trust.identity import KIT, CoordinatorIdentity, SiteIdentity, open_kit
+from omnifed.trust.identity import CoordinatorIdentity, SiteIdentity
+from omnifed.trust.kit import KIT, open_kit
 from omnifed.trust.roster import ROSTER, open_roster
 from omnifed.trust.signing import Signed, SigningKey
 
