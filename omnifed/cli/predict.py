@@ -90,8 +90,8 @@ def predict(
 
 def _read_signed(model: Path, kit: Path) -> bytes:
     """The model's bytes, once a signature vouches for them: nothing of an unsigned file is parsed."""
+    from omnifed.export.verification import read_verified
     from omnifed.trust.anchor import find_anchor
-    from omnifed.trust.verification import read_verified
 
     anchor = find_anchor(kit=kit)
     assert anchor is not None

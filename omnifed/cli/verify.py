@@ -13,7 +13,7 @@ from omnifed.cli.root import app
 from omnifed.cli.shared import EXIT_ERROR
 
 if TYPE_CHECKING:
-    from omnifed.trust.verification import Verdict
+    from omnifed.export.verification import Verdict
 
 EXIT_INTACT = 3
 """Exit code of a whole model of which nobody vouches for who made it."""
@@ -49,8 +49,8 @@ def verify(
     Examples: `omnifed verify model.onnx --kit state/identity`,
     `omnifed verify model.onnx --roster roster.json --root "3f1c 09ab ..."`
     """
+    from omnifed.export.verification import verify_model
     from omnifed.trust.anchor import find_anchor
-    from omnifed.trust.verification import verify_model
 
     verdict = verify_model(model, manifest=manifest, anchor=find_anchor(kit=kit, roster=roster, root=root))
     if as_json:
@@ -63,7 +63,7 @@ def verify(
 def _show(verdict: Verdict, model: Path) -> None:
     from rich.text import Text
 
-    from omnifed.trust.verification import STEPS
+    from omnifed.export.verification import STEPS
 
     out = Console(highlight=False, soft_wrap=True)
     table = Table(box=None, title_justify="left")

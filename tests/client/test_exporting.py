@@ -11,6 +11,7 @@ import pytest
 from test_executor import SITE, STUDENT, data, fit_task, squares  # noqa: F401 - data is a fixture
 
 from omnifed.data.prepare import SiteData
+from omnifed.export.verification import verify_model
 from omnifed.federation.replies import ExportReply, FailedReply
 from omnifed.federation.tasks import ExportTask
 from omnifed.privacy.spec import DPSpec, PrivacySpec
@@ -18,7 +19,6 @@ from omnifed.trust.anchor import find_anchor
 from omnifed.trust.authority import admit, found
 from omnifed.trust.enrolment import enrol, join
 from omnifed.trust.manifest import manifest_path, origin_of, read_manifest
-from omnifed.trust.verification import verify_model
 from omnifed_client.executor import SiteExecutor
 from omnifed_client.exporting import note_origin
 from omnifed_client.store import SiteStore

@@ -17,12 +17,12 @@ from omnifed.export import publish as module
 from omnifed.export.publish import ExportSettings, Published, publish
 from omnifed.export.session import load
 from omnifed.export.source import Source, find_source
+from omnifed.export.verification import verify_model
 from omnifed.models.spec import StudentSpec
 from omnifed.trust.anchor import find_anchor
 from omnifed.trust.authority import admit, found
 from omnifed.trust.enrolment import enrol, join
 from omnifed.trust.manifest import Origin
-from omnifed.trust.verification import verify_model
 
 from .made_site import trained, write_run, write_site
 

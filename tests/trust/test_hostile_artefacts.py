@@ -26,6 +26,7 @@ from omnifed.export.card import KEY
 from omnifed.export.limits import MOST_NODES, refuse_strange
 from omnifed.export.seal import sealed
 from omnifed.export.session import load, read_model
+from omnifed.export.verification import read_verified, verify_model
 from omnifed.files import write_atomic
 from omnifed.models.base import SiteSpec
 from omnifed.states import MOST_HEAD, read_arrays, read_state, write_state
@@ -38,7 +39,6 @@ from omnifed.trust.authority import revoke, rotate
 from omnifed.trust.manifest import Manifest
 from omnifed.trust.roster import ROSTER
 from omnifed.trust.signing import Signed, SigningKey
-from omnifed.trust.verification import read_verified, verify_model
 
 
 class Payload:
@@ -534,8 +534,8 @@ def test_nothing_of_an_unsigned_model_is_parsed_where_a_signature_is_asked_for(
 ) -> None:
     made = Federation(tmp_path)
     other_model(made)
-    monkeypatch.setattr("omnifed.trust.verification.metadata", None)
-    monkeypatch.setattr("omnifed.trust.verification.refuse_external_data", None)
+    monkeypatch.setattr("omnifed.export.verification.metadata", None)
+    monkeypatch.setattr("omnifed.export.verification.refuse_external_data", None)
     with pytest.raises(OmniFedError, match="OF871"):
         read_verified(made.model, anchor_of(made))
 

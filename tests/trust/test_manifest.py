@@ -12,13 +12,13 @@ from made_models import ORIGIN, Federation, card, content, member
 
 from omnifed.errors import OmniFedError
 from omnifed.export.signed import write_model
+from omnifed.export.verification import STEPS, read_verified, verify_model
 from omnifed.trust.anchor import find_anchor
 from omnifed.trust.authority import admit, revoke
 from omnifed.trust.enrolment import join, renew
 from omnifed.trust.identity import SiteIdentity
 from omnifed.trust.manifest import Origin, manifest_path, read_manifest
 from omnifed.trust.signing import fingerprint
-from omnifed.trust.verification import STEPS, read_verified, verify_model
 
 
 @pytest.fixture
