@@ -183,12 +183,12 @@ def rotate(
         return ours.roster
 
 
-def change_passphrase(folder: Path, new: str, *, authority: Path | None = None, passphrase: Ask = nobody) -> None:
+def change_passphrase(folder: Path, new: Ask, *, authority: Path | None = None, passphrase: Ask = nobody) -> None:
     """Encrypts the authority's keys with another passphrase. Copies that were made before keep theirs.
 
     Args:
         folder: of the coordinator.
-        new: passphrase; "" leaves the keys in clear.
+        new: asked for the new one once the keys are open; "" leaves them in clear.
         authority: folder of the authority's keys, if it was moved.
         passphrase: asked for the one in use, if there is one.
 
@@ -196,4 +196,4 @@ def change_passphrase(folder: Path, new: str, *, authority: Path | None = None, 
         OmniFedError: OF806 without the authority's keys, OF816 without the passphrase in use.
     """
     with opened(folder, authority, passphrase) as ours:
-        ours.keys.save(ours.folder, new)
+        ours.keys.save(ours.folder, new())

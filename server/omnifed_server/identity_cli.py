@@ -1,8 +1,9 @@
-"""`omnifed-server init | admit | revoke | rotate | roster`: who the coordinator is, and who belongs."""
+"""`omnifed-server init | admit | revoke | rotate | passphrase | roster`: who the coordinator is, and who belongs."""
 
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from omnifed.cli.asking import confirm, read_signed
+from omnifed.cli.asking import PASSPHRASE, confirm, new_passphrase, passphrase, read_signed
 from omnifed.files import write_atomic
 from omnifed.trust import authority as trust
 from omnifed.trust.enrolment import open_request
@@ -34,18 +35,28 @@ def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for the coordinator's identity.")],
     name: Annotated[str, typer.Option(help="Name of the federation.")],
     server: Annotated[str, typer.Option(help="HOST:PORT by which sites reach this coordinator.")],
+    encrypt: Annotated[
+        bool, typer.Option("--passphrase", help="Encrypt the authority's keys: asks twice, or OMNIFED_PASSPHRASE.")
+    ] = False,
 ) -> None:
     """Founds a federation: the authority, the server's certificate, an empty roster.
 
-    Example: `omnifed-server init identity --name chaos --server omnifed.example.org:443`
+    Examples: `omnifed-server init identity --name chaos --server omnifed.example.org:443 --passphrase`;
+    without `--passphrase` the authority's keys lie in clear, for a disk that is in a safe
     """
-    identity = trust.found(folder, name, server)
+    phrase = new_passphrase(os.environ.get(PASSPHRASE, "")) if encrypt else ""
+    identity = trust.found(folder, name, server, passphrase=phrase)
     console = _console()
     console.print(f"The federation {name} is founded in {folder}.", style="green")
     console.print(f"Its fingerprint, for the sites to compare by telephone: {fingerprint(identity.about.root)}")
     console.print(
         f"Move {folder / 'authority'} to a disk that you keep in a safe, with a copy. Only admit, revoke and rotate "
         "need it (--authority DIR); a coordinator that is broken into can then admit nobody."
+    )
+    console.print(
+        "Keep its passphrase elsewhere: nobody can recover it."
+        if encrypt
+        else "Its keys are in clear: whoever has that disk can admit. To encrypt them: omnifed-server passphrase."
     )
     console.print(f'Next: identity = "{folder}" in the federation\'s file, and for each site: omnifed-server admit.')
 
@@ -74,7 +85,7 @@ def admit(
     if asked.previous:
         console.print(f"in place of  {fingerprint(asked.previous)}")
     confirm(f"Has {asked.site} read this fingerprint to you?", yes)
-    kit = trust.admit(identity, signed, authority=authority, replace=replace)
+    kit = trust.admit(identity, signed, authority=authority, passphrase=passphrase, replace=replace)
     file = out or Path(f"{asked.site}-kit.json")
     write_atomic(file, kit.to_json())
     root = CoordinatorIdentity.load(identity).about.root
@@ -95,7 +106,7 @@ def revoke(
     Example: `omnifed-server revoke ct --identity identity`
     """
     confirm(f"Revoke {site}? To come back it needs new keys.", yes)
-    roster = trust.revoke(identity, site, authority=authority)
+    roster = trust.revoke(identity, site, authority=authority, passphrase=passphrase)
     _console().print(f"{site} is revoked (roster {roster.version}).", style="green")
 
 
@@ -107,11 +118,27 @@ def rotate(identity: Identity = HERE, authority: Authority = None) -> None:
 
     Example: `omnifed-server rotate --identity identity --authority /media/safe/authority`
     """
-    roster = trust.rotate(identity, authority=authority)
+    roster = trust.rotate(identity, authority=authority, passphrase=passphrase)
     until = roster.coordinator[-1].until
     _console().print(
         f"Renewed (roster {roster.version}). Next before {until:%Y-%m-%d}: omnifed-server rotate.", style="green"
     )
+
+
+@commands.command("passphrase")
+def change_passphrase(
+    identity: Identity = HERE,
+    authority: Authority = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Leave the keys in clear.")] = False,
+) -> None:
+    """Sets, changes or removes the passphrase of the authority's keys. Copies that were made before keep theirs.
+
+    Examples: `omnifed-server passphrase --authority /media/safe/authority`;
+    `omnifed-server passphrase --remove` leaves the keys in clear
+    """
+    new = (lambda: "") if remove else new_passphrase
+    trust.change_passphrase(identity, new, authority=authority, passphrase=passphrase)
+    _console().print(f"The authority's keys are {'in clear' if remove else 'encrypted'}.", style="green")
 
 
 @commands.command()

@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from omnifed.cli.asking import PASSPHRASE
+from omnifed.trust.authority_keys import AuthorityKeys
 from omnifed.trust.enrolment import enrol, join, renew
 from omnifed.trust.kit import open_kit
 from omnifed.trust.signing import Signed, fingerprint
 
+PHRASE = "five words out of a hat"
 RUN = "import sys; from omnifed_server.cli import app; app(sys.argv[1:])"
 
 
-def server(folder: Path, *arguments: str, answer: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", RUN, *arguments], cwd=folder, input=answer, capture_output=True, text=True, timeout=60
-    )
+def server(folder: Path, *arguments: str, answer: str = "", phrase: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", RUN, *arguments]
+    said = {"cwd": folder, "input": answer, "capture_output": True, "text": True, "timeout": 60}
+    # A session of its own has no terminal: nobody can be asked for a passphrase.
+    return subprocess.run(command, env={**os.environ, PASSPHRASE: phrase}, start_new_session=True, **said)
+
+
+def typed(folder: Path, *arguments: str, lines: str) -> tuple[int, str]:
+    """Exit status, and what a terminal shows on which a person types ``lines``."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(folder)
+        os.environ.pop(PASSPHRASE, None)
+        os.execv(sys.executable, [sys.executable, "-c", RUN, *arguments])
+    shown = b""
+    answers = iter(lines.splitlines())
+    try:
+        while block := os.read(terminal, 4096):
+            shown += block
+            if shown.endswith(b": "):
+                os.write(terminal, next(answers).encode() + b"\n")
+    except OSError:  # the end of the program is the end of its terminal
+        pass
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), shown.decode()
 
 
 def request(folder: Path, site: str, state: str = "") -> Path:
@@ -101,6 +127,41 @@ def test_new_keys_in_place_of_old_ones(folder: Path) -> None:
     assert server(folder, "admit", "ct-request.json", "--yes", "--replace").returncode == 0
 
 
+def test_a_passphrase_is_typed_twice_unseen_and_asked_for_where_it_is_needed(tmp_path: Path) -> None:
+    init = ("init", "identity", "--name", "chaos", "--server", "localhost:1", "--passphrase")
+    status, shown = typed(tmp_path, *init, lines=f"{PHRASE}\n{PHRASE}")
+    assert status == 0, shown
+    assert PHRASE not in shown
+    assert "Keep its passphrase elsewhere" in shown
+    keys = tmp_path / "identity" / "authority"
+    assert AuthorityKeys.load(keys, lambda: PHRASE)
+    status, shown = typed(tmp_path, "rotate", lines=PHRASE)
+    assert (status, "roster 2" in shown, PHRASE in shown) == (0, True, False)
+    status, shown = typed(tmp_path, "rotate", lines="a wrong one of length")
+    assert (status, "OF816" in shown) == (2, True)
+    # In scripts.
+    request(tmp_path, "ct")
+    for command in (("rotate",), ("admit", "ct-request.json", "--yes"), ("revoke", "ct", "--yes")):
+        refused(server(tmp_path, *command), "OF816")
+        done = server(tmp_path, *command, phrase=PHRASE)
+        assert done.returncode == 0, done.stderr
+        assert PHRASE not in done.stdout + done.stderr
+    status, shown = typed(tmp_path, "passphrase", lines=f"{PHRASE}\n{PHRASE[::-1]}\n{PHRASE[::-1]}")
+    assert (status, "encrypted" in shown) == (0, True)
+    refused(server(tmp_path, "passphrase", "--remove", phrase=PHRASE), "OF816")
+    assert "in clear" in server(tmp_path, "passphrase", "--remove", phrase=PHRASE[::-1]).stdout
+    assert AuthorityKeys.load(keys)
+
+
+def test_a_short_passphrase_makes_nothing(tmp_path: Path) -> None:
+    init = ("init", "new", "--name", "chaos", "--server", "localhost:1", "--passphrase")
+    refused(server(tmp_path, *init, phrase="fifteen letters"), "OF817")
+    refused(server(tmp_path, *init, phrase="x" * 201), "OF817")
+    refused(server(tmp_path, *init, answer=PHRASE), "OF816")  # nobody reads it where it would be seen
+    assert typed(tmp_path, *init, lines=f"{PHRASE}\nanother one, as long")[0] == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -134,7 +195,7 @@ def misused(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_help_has_examples_and_needs_no_torch(tmp_path: Path) -> None:
-    for command in ("init", "admit", "revoke", "rotate", "roster"):
+    for command in ("init", "admit", "revoke", "rotate", "passphrase", "roster"):
         assert "Example" in server(tmp_path, command, "--help").stdout
     code = "import sys, omnifed_server.cli; print({'torch', 'flwr', 'pandas'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

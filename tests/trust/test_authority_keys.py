@@ -75,8 +75,8 @@ def test_a_passphrase_is_set_changed_and_removed(tmp_path: Path) -> None:
     root = AuthorityKeys.load(folder / "authority").root.public
     for old, new in (("", PHRASE), (PHRASE, OTHER), (OTHER, "")):
         if old:
-            assert code(change_passphrase, folder, new, passphrase=says("wrong")) == "OF816"
-        change_passphrase(folder, new, passphrase=says(old))
+            assert code(change_passphrase, folder, says(new), passphrase=says("wrong")) == "OF816"
+        change_passphrase(folder, says(new), passphrase=says(old))
         assert AuthorityKeys.load(folder / "authority", says(new)).root.public == root
         assert rotate(folder, passphrase=says(new)).coordinator_keys()
     assert sorted(os.listdir(folder / "authority")) == ["ca.key", "root.key", "roster.json"]
@@ -100,7 +100,7 @@ def test_a_crash_in_a_change_leaves_one_passphrase(
 
     monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(KeyboardInterrupt):
-        change_passphrase(folder, new, passphrase=says(old))
+        change_passphrase(folder, says(new), passphrase=says(old))
     monkeypatch.setattr(os, "replace", rename)
     holds, fails = (new, old) if writes == 2 else (old, new)
     if holds:
