@@ -22,12 +22,12 @@ from torch import Tensor
 
 from omnifed.data.augment import UPRIGHT
 from omnifed.data.prepared import Prepared
+from omnifed.data.views import apply_view, mirrorings
 from omnifed.errors import OmniFedError
 from omnifed.models.base import Out
 from omnifed.states import read_sealed, write_sealed
 from omnifed.teachers.base import Progress, Teacher
 from omnifed.teachers.network import PREPROCESSING
-from omnifed.teachers.views import apply_view, mirrorings
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class TeacherCache:
         Args:
             teacher: whose :attr:`id` is this cache's.
             prepared: the images, with or without masks.
-            views: views an image, see :mod:`omnifed.teachers.views`.
+            views: views an image, see :mod:`omnifed.data.views`.
             progress: told after each batch.
             mirrored: False measures no flip error, which is then 0, and forbids joint flips.
 

@@ -139,7 +139,7 @@ class Batches:
         )
 
     def _view(self, rows: np.ndarray, draws: np.ndarray, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Out]:
-        from omnifed.teachers.views import apply_view
+        from omnifed.data.views import apply_view
 
         assert self.cache is not None
         keys = [self.prepared.keys[row] for row in rows]

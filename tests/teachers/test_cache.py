@@ -12,12 +12,12 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from omnifed.data.prepared import Prepared
+from omnifed.data.views import apply_view
 from omnifed.errors import OmniFedError
 from omnifed.models.base import Out, SiteSpec
 from omnifed.states import read_sealed, write_sealed, write_state
 from omnifed.teachers import cache as module
 from omnifed.teachers.cache import TeacherCache, quantise
-from omnifed.teachers.views import apply_view
 from omnifed.training.batches import Batches
 from omnifed.training.spec import TrainSpec
 

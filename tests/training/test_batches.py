@@ -25,7 +25,7 @@ class OracleCache:
         self.asked: list[tuple[str, int]] = []
 
     def get(self, keys: Sequence[str], views: Sequence[int]) -> Out:
-        from omnifed.teachers.views import apply_view
+        from omnifed.data.views import apply_view
 
         self.asked += list(zip(keys, views, strict=True))
         images = torch.stack([apply_view(self.images[k], k, v) for k, v in zip(keys, views, strict=True)])

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnifed.teachers.views import apply_view, mirror, mirrorings
+from omnifed.data.views import apply_view, mirror, mirrorings
 
 
 def test_mirrorings_by_hand() -> None:
