@@ -13,10 +13,10 @@ from omnifed.config import Frozen
 from omnifed.errors import OmniFedError
 from omnifed.federation.executor import Executor
 from omnifed.federation.replies import ExportReply, FailedReply, Reply
+from omnifed.federation.suppress import suppress
 from omnifed.federation.tasks import FitTask, HelloTask, Task, UnmaskTask
 from omnifed.files import locked, write_atomic
 from omnifed.privacy.dp import ledger
-from omnifed.privacy.suppress import suppress
 from omnifed.states import State
 from omnifed.trust.audit import AuditLog, What, own_keys
 from omnifed.trust.identity import SiteIdentity

@@ -11,10 +11,11 @@ from collections.abc import Callable
 import numpy as np
 
 from omnifed.errors import OmniFedError
+from omnifed.federation.aggregation import share_of
 from omnifed.federation.replies import FitReply, MaskedReply, Reply, SharesReply, UnmaskReply
 from omnifed.federation.tasks import FitTask, MaskedTask, PrivateTask, SharesTask, UnmaskTask
 from omnifed.privacy.secagg.errors import refused_request, revealed_before
-from omnifed.privacy.secagg.fixed import Layout, share_of
+from omnifed.privacy.secagg.fixed import Layout
 from omnifed.privacy.secagg.keys import Session
 from omnifed.privacy.secagg.records import sha256
 from omnifed.privacy.secagg.session import begin, mask, reveal, share

@@ -33,6 +33,11 @@ def weight(n: int, scheme: Weighting) -> float:
     return {"n": float(n), "sqrt": math.sqrt(n), "equal": 1.0}[scheme]
 
 
+def share_of(n: int, scheme: Weighting, most: int) -> float:
+    """Weight of a site with ``n`` training cases, 0..1: :func:`weight` over that of ``most`` cases, the largest."""
+    return weight(min(n, most), scheme) / weight(most, scheme)
+
+
 @dataclass(frozen=True)
 class Update:
     """What one site sent in a round, on disk until it is needed.

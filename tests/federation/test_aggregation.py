@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from omnifed.errors import OmniFedError
-from omnifed.federation.aggregation import StreamingMean, weight
+from omnifed.federation.aggregation import StreamingMean, share_of, weight
 from omnifed.models.base import SiteSpec
 from omnifed.models.slices import slice_map, state_shapes, take
 from omnifed.models.spec import StudentSpec
@@ -48,6 +48,12 @@ def test_without_replies_the_previous_state_stays():
 )  # fmt: skip
 def test_weights(scheme, expected):
     assert [weight(n, scheme) for n in (0, 4, 9)] == expected
+
+
+def test_weights_are_shares_of_the_largest():
+    assert [share_of(n, "sqrt", 100) for n in (0, 1, 25, 100, 10**9)] == [0, 0.1, 0.5, 1, 1]
+    assert share_of(25, "n", 100) == 0.25
+    assert share_of(25, "equal", 100) == 1
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ import numpy as np
 
 from omnifed.distill.spec import TERMS
 from omnifed.errors import OmniFedError
-from omnifed.federation.aggregation import Weighting, weight
 from omnifed.states import State
 
 _LOSSES = ("total", "ce", "dice", "proximal", *(f"kd_{term}" for term in TERMS))
@@ -146,10 +145,3 @@ class Layout:
 
     def _scale(self, bound: float) -> float:
         return ((2**31 - 1) // self.sites - 1) / bound
-
-
-def share_of(n: int, scheme: Weighting, most: int) -> float:
-    """Weight of a site with ``n`` training cases, 0..1: that of :func:`~omnifed.federation.aggregation.weight` over
-    that of ``most`` cases, which is the largest.
-    """
-    return weight(min(n, most), scheme) / weight(most, scheme)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from omnifed.evaluation.score import MEAN, SUPPRESSED, Score
 from omnifed.evaluation.tables import metric_rows
 from omnifed.federation.replies import REPLY, EvaluateReply, FitReply, HelloReply, Reply, TeachReply, TrialReply
-from omnifed.privacy.suppress import few, suppress, suppressed
+from omnifed.federation.suppress import few, suppress, suppressed
 
 
 def score(label: str, n: int, metric: str = "dice", mean: float = 0.5) -> Score:
