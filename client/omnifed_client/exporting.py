@@ -49,7 +49,8 @@ def export(task: ExportTask, data: SiteData, store: SiteStore, identity: SiteIde
 
     Args:
         task: which arm, how many images.
-        data: validation cases are compared, or test or training ones where there are none.
+        data: validation cases are compared, or test or training ones where there are none; an arm with differential
+            privacy never looks at training cases again, as what is compared leaves the site.
         store: holds the adopted student and gets the file.
         identity: signs the file's manifest; None for a site that has joined no federation.
 
@@ -62,7 +63,8 @@ def export(task: ExportTask, data: SiteData, store: SiteStore, identity: SiteIde
     from omnifed.export.signed import sign
 
     model = student_from(store.adopted(task.arm)[0], task.student, data.config.spec)
-    images = _images(data)[: task.cases]
+    origin = origin_of(_arm(store, task.arm))
+    images = _images(data, private=origin.epsilon is not None)[: task.cases]
     shape = (int(images.shape[2]), int(images.shape[3]))
     config = data.config.model_copy(update={"image_size": shape})
     samples = torch.from_numpy(np.asarray(images, np.float32))
@@ -70,7 +72,7 @@ def export(task: ExportTask, data: SiteData, store: SiteStore, identity: SiteIde
     manifest_path(path).unlink(missing_ok=True)
     report = export_student(model, config, path, samples)
     if identity is not None:
-        sign(path, path.read_bytes(), identity, origin_of(_arm(store, task.arm)))
+        sign(path, path.read_bytes(), identity, origin)
     return ExportReply(
         id=task.id, site=data.config.name, bytes=report.bytes, max_delta=report.max_delta, sha256=report.sha256
     )
@@ -91,8 +93,8 @@ def _weaker(a: Origin, b: Origin) -> Origin:
     )
 
 
-def _images(data: SiteData) -> np.ndarray:
-    for split in (data.val, data.test, data.train):
+def _images(data: SiteData, *, private: bool) -> np.ndarray:
+    for split in (data.val, data.test) if private else (data.val, data.test, data.train):
         if len(split):
             return split.images
     raise OmniFedError(

@@ -18,7 +18,7 @@ from omnifed.privacy.spec import DPSpec, PrivacySpec
 from omnifed.trust.anchor import find_anchor
 from omnifed.trust.authority import admit, found
 from omnifed.trust.enrolment import enrol, join
-from omnifed.trust.manifest import manifest_path, origin_of, read_manifest
+from omnifed.trust.manifest import ORIGIN, manifest_path, origin_of, read_manifest
 from omnifed_client.executor import SiteExecutor
 from omnifed_client.exporting import note_origin
 from omnifed_client.store import SiteStore
@@ -93,6 +93,20 @@ def test_a_site_without_any_image_says_so(data: SiteData, tmp_path: Path) -> Non
     assert reply.code == "OF534"
 
 
+def test_an_arm_with_differential_privacy_never_tells_how_its_file_does_on_training_images(
+    data: SiteData,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    SiteExecutor(data, tmp_path).execute(fit_task(), {})
+    training = replace(data, val=squares(0, 9), test=squares(0, 9))
+    assert isinstance(SiteExecutor(training, tmp_path).execute(TASK, {})[0], ExportReply)
+    (tmp_path / "arms" / "a" / ORIGIN).unlink()
+    note_origin(fit_task().model_copy(update={"privacy": PrivacySpec(dp=DPSpec())}), SiteStore(tmp_path))
+    reply, _ = SiteExecutor(training, tmp_path).execute(TASK.model_copy(update={"id": "c.a.again"}), {})
+    assert isinstance(reply, FailedReply)
+    assert reply.code == "OF534"
+
+
 @pytest.mark.parametrize("cases", [0, 9])
 def test_a_coordinator_cannot_ask_for_more_images(cases: int) -> None:
     with pytest.raises(ValueError, match="cases"):
@@ -102,5 +116,5 @@ def test_a_coordinator_cannot_ask_for_more_images(cases: int) -> None:
 def test_the_images_compared_are_the_sites_own(data: SiteData) -> None:  # noqa: F811
     from omnifed_client.exporting import _images
 
-    assert np.array_equal(_images(data), data.val.images)
+    assert np.array_equal(_images(data, private=False), data.val.images)
     assert SITE.name == data.config.name

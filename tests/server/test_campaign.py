@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 from two_hospitals import NO_EXPORT, SITES, Killed, World, config, site_data, split
 
+from omnifed.config import parse
 from omnifed.data.prepare import SiteData
 from omnifed.errors import OmniFedError
 from omnifed.evaluation.report import write_report
 from omnifed.federation.replies import FailedReply, HelloReply
 from omnifed.federation.tasks import EvaluateTask, ExportTask, FitTask, Task, TeachTask
 from omnifed.models.spec import StudentSpec
+from omnifed.teachers.spec import TeacherSpec
 from omnifed_server.campaign import CampaignResult, open_folder, plan_of
-from omnifed_server.federation_file import load_federation
+from omnifed_server.federation_file import FederationConfig, load_federation
 from omnifed_server.plan import Facts, arm_config
 
 ROOT = Path(__file__).parents[2]
@@ -221,6 +223,22 @@ def test_simulation_and_field_mean_the_same_by_a_method() -> None:
         for arm in ("local", "fedavg", "fedprox", "fedbn", "omnikd"):
             a, b = arm_config(ours, arm, facts, SITES), arm_config(theirs, arm, facts, SITES)
             assert a == b
+
+
+def test_under_differential_privacy_omnikd_is_its_logits_term_at_a_published_scale() -> None:
+    public = TeacherSpec(kind="onnx", checkpoint="public.onnx", sha256="0" * 64, public=True)
+    private = {"student": "omnisegnet:compact,norm=group", "teacher": public.model_dump(), "dp": {}}
+    plan = plan_of(parse(FederationConfig, {**config().model_dump(), **private}, "the test"), "sim")
+    hello = HelloReply(
+        id="x", site="a", version="1", channels=1, classes=2, labels=("b", "s"), modality="ct", image_size=(32, 32),
+        train=1, val=1, test=1,
+    )  # fmt: skip
+    made = arm_config(plan, "omnikd", Facts(dict.fromkeys(SITES, hello), (), 1, 2), SITES)
+    assert made.teacher
+    assert made.teacher.public
+    assert made.distill
+    for distill in made.distill.values():
+        assert (distill.weights, distill.scales) == ({"logits": 2.0}, {"logits": 5.7})
 
 
 def test_the_example_is_whole() -> None:
