@@ -11,6 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +26,8 @@ from omnifed.trust import vault
 State = dict[str, np.ndarray]
 """Arrays by name: a model's state, an optimiser's, or what travels with a task."""
 
+SEALED = ".sealed"
+"""Ending of files that :func:`write_sealed` writes."""
 MOST_HEAD = 16 * 2**20
 """Bytes of a file's head: names, types and shapes, and the JSON of who wrote it."""
 MOST_AXES = 8
@@ -98,6 +101,60 @@ def read_sealed(path: Path, key: bytes, purpose: str) -> tuple[State, dict[str, 
         return load(content), json.loads(_head(io.BytesIO(content))["json"])
     except _WRONG as error:
         raise _no_state(path, error) from None
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """One file of arrays, for code that need not know whether it lies there in clear.
+
+    Attributes:
+        path: of the file.
+        key: vault key that seals it, 32 bytes; None for a file in clear.
+        purpose: for which it is sealed.
+    """
+
+    path: Path
+    key: bytes | None = field(default=None, repr=False)
+    purpose: str = ""
+
+    def write(self, state: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+        """Writes with :func:`write_sealed` or :func:`write_state`; mode 0600."""
+        if self.key is None:
+            write_state(self.path, state, meta)
+        else:
+            write_sealed(self.path, state, meta, self.key, self.purpose)
+
+    def read(self) -> tuple[State, dict[str, Any]]:
+        """Reads what :meth:`write` wrote; raises what :func:`read_sealed` or :func:`read_state` raises."""
+        return read_state(self.path) if self.key is None else read_sealed(self.path, self.key, self.purpose)
+
+    def take_over(self, clear: Path) -> None:
+        """Seals the content of a file that lies in clear, and deletes that; a sealed file that is there is kept.
+
+        Raises:
+            OmniFedError: OF103 if the disk is full, OF104 if ``clear`` cannot be read, OF875 if the key is none; the
+                file in clear then stays.
+        """
+        if not self.path.exists():
+            try:
+                content = clear.read_bytes()
+            except OSError as error:
+                raise _no_state(clear, error) from None
+            write_atomic(
+                self.path, vault.seal(self.key or b"", f"{self.purpose}/{self.path.name}", content), mode=0o600
+            )
+        clear.unlink()
+
+
+def site_file(folder: Path, path: Path, key: bytes) -> StateFile:
+    """A sealed file in a site's state folder; one that was moved or swapped within it does not open.
+
+    Args:
+        folder: the state folder.
+        path: below it.
+        key: of the folder's vault.
+    """
+    return StateFile(path, key, f"site state/{path.parent.relative_to(folder).as_posix()}")
 
 
 def _content(state: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> bytes:
