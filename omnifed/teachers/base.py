@@ -12,6 +12,8 @@ from omnifed.models.base import Out
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from omnifed.states import StateFile
+
 Progress = Callable[[int, int, str], None]
 """``progress(done, total, text)``; called at least once a second or so on long work, may do nothing."""
 
@@ -35,7 +37,7 @@ class Teacher(Protocol):
         train: Prepared,
         val: Prepared,
         *,
-        checkpoint: Path | None = None,
+        checkpoint: StateFile | None = None,
         progress: Progress | None = None,
     ) -> Mapping[str, float]:
         """Fine-tunes on one site; with ``checkpoint`` a killed fit goes on where it was.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from omnifed.data.prepared import Prepared
 from omnifed.errors import OmniFedError
 from omnifed.models.base import Out
-from omnifed.states import read_sealed, write_sealed
+from omnifed.states import StateFile, read_sealed, write_sealed
 from omnifed.teachers.base import WEIGHTS, Progress
 from omnifed.training.spec import TrainSpec
 
@@ -62,7 +62,7 @@ class NetworkTeacher:
         train: Prepared,
         val: Prepared,
         *,
-        checkpoint: Path | None = None,
+        checkpoint: StateFile | None = None,
         progress: Progress | None = None,
     ) -> dict[str, float]:
         """Fine-tunes on the images of ``train`` that have a mask: 0.2 cross entropy + 0.8 Dice on the teacher's grid.

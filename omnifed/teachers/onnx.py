@@ -18,7 +18,7 @@ from omnifed.evaluation.metrics import mean_dice
 from omnifed.evaluation.predict import predict_masks
 from omnifed.export.session import Session, read_model
 from omnifed.models.base import Out, SiteSpec
-from omnifed.states import read_sealed, write_sealed
+from omnifed.states import StateFile, read_sealed, write_sealed
 from omnifed.teachers.base import WEIGHTS, Progress
 from omnifed.teachers.checkpoints import require_file, require_hash
 from omnifed.teachers.network import PREPROCESSING
@@ -70,7 +70,7 @@ class OnnxTeacher:
         train: Prepared,
         val: Prepared,
         *,
-        checkpoint: Path | None = None,
+        checkpoint: StateFile | None = None,
         progress: Progress | None = None,
     ) -> dict[str, float]:
         """Trains nothing; validates.

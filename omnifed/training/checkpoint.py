@@ -1,11 +1,10 @@
-"""A fit on disk: one atomic safetensors file with a JSON head, from which a killed fit goes on bit for bit."""
+"""A fit on disk: one atomic file of arrays with a JSON head, from which a killed fit goes on bit for bit."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from omnifed.data.prepared import Prepared
 from omnifed.errors import OmniFedError
-from omnifed.states import read_state, write_state
+from omnifed.states import StateFile
 from omnifed.training.spec import TrainSpec
 
 log = logging.getLogger(__name__)
@@ -55,28 +54,36 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().contiguous().numpy()
 
 
-def save(path: Path, groups: Mapping[str, Mapping[str, Tensor]], head: Mapping[str, Any]) -> None:
+def save(file: StateFile, groups: Mapping[str, Mapping[str, Tensor]], head: Mapping[str, Any]) -> None:
     """Writes groups of tensors as ``group:name`` with ``head``; mode 0600, as weights derive from patient data.
 
     Raises:
         OmniFedError: OF103 if the disk is full; the checkpoint before stays.
     """
     tensors = {f"{group}:{name}": to_numpy(value) for group, state in groups.items() for name, value in state.items()}
-    write_state(path, tensors, head)
+    file.write(tensors, head)
 
 
-def load(path: Path, mark: str, groups: Iterable[str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+def load(
+    file: StateFile, mark: str, groups: Iterable[str]
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
     """Reads a checkpoint of the fit with fingerprint ``mark``.
 
     Returns:
         The groups and the head; None where there is no file, or one that is damaged or of another fit: it is then
         logged, and the fit starts from the beginning.
+
+    Raises:
+        OmniFedError: OF875 if it is sealed and does not open: what was trained so far is not given up silently.
     """
+    path = file.path
     if not path.exists():
         return None
     try:
-        tensors, head = read_state(path)
+        tensors, head = file.read()
     except OmniFedError as error:
+        if error.code != "OF104":
+            raise
         log.warning("Checkpoint %s cannot be read; the fit starts from the beginning. %s", path.name, error)
         return None
     if head.get("fingerprint") != mark:

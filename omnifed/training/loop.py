@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from omnifed.data.prepared import Prepared
 from omnifed.errors import OmniFedError
 from omnifed.models.base import Out
+from omnifed.states import StateFile
 from omnifed.teachers.base import Progress
 from omnifed.training import checkpoint as disk
 from omnifed.training.batch import Batch
@@ -111,7 +111,7 @@ def fit(
     objective: Objective,
     *,
     batches: Source | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: StateFile | None = None,
     progress: Progress | None = None,
     optimizer_state: Mapping[str, Tensor] | None = None,
     validate: Callable[[nn.Module], float] | None = None,
@@ -138,7 +138,8 @@ def fit(
 
     Raises:
         OmniFedError: OF401 if the loss or its gradient is no longer finite: the model keeps its last good state.
-            OF402 if there is nothing to learn from. OF103 if the disk is full: the checkpoint before stays.
+            OF402 if there is nothing to learn from. OF103 if the disk is full: the checkpoint before stays. OF875 if a
+            sealed checkpoint does not open.
     """
     return _Fit(
         model,
@@ -163,13 +164,13 @@ class _Fit:
         spec: TrainSpec,
         objective: Objective,
         batches: Source,
-        path: Path | None,
+        file: StateFile | None,
         optimizer_state: Mapping[str, Tensor] | None,
         validate: Callable[[nn.Module], float] | None,
         gradients: Gradients | None,
     ) -> None:
         self.model, self.spec, self.objective, self.batches = model, spec, objective, batches
-        self.path, self.validate, self.gradients = path, validate, gradients
+        self.file, self.validate, self.gradients = file, validate, gradients
         self.device = next(model.parameters()).device
         extra = objective if isinstance(objective, nn.Module) else nn.Module()
         extra.to(self.device).train()
@@ -182,14 +183,14 @@ class _Fit:
         self.course = _Course()
         self.best: dict[str, Tensor] = {}
         self.mark = ""
-        if path is not None:
+        if file is not None:
             start = {**disk.trained_state(model), **{f"objective.{k}": v for k, v in self.extra_state.items()}}
             self.mark = disk.fingerprint(spec, train, {**start, **(optimizer_state or {})})
         self.precision = self._resume() or choose(spec.precision, self.device)
         self.saved_at, self.save_cost = time.perf_counter(), 0.0
 
     def _resume(self) -> Precision | None:
-        loaded = disk.load(self.path, self.mark, ("model", "objective", "optimiser", "best")) if self.path else None
+        loaded = disk.load(self.file, self.mark, ("model", "objective", "optimiser", "best")) if self.file else None
         if loaded is None:
             return None
         groups, head = loaded
@@ -228,8 +229,8 @@ class _Fit:
                 disk.restore(disk.trained_state(self.model), self.best)
             self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             self.model.eval()
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+        if self.file is not None:
+            self.file.path.unlink(missing_ok=True)
         return self._result(stopped)
 
     def _result(self, stopped: bool) -> FitResult:
@@ -309,7 +310,7 @@ class _Fit:
     def _save_now_and_then(self) -> None:
         now = time.perf_counter()
         due = now - self.saved_at >= max(CHECKPOINT_SECONDS, self.save_cost * (1 / CHECKPOINT_SHARE - 1))
-        if self.path is None or self.course.step == self.spec.steps or not due:
+        if self.file is None or self.course.step == self.spec.steps or not due:
             return
         groups = {
             "model": disk.trained_state(self.model),
@@ -322,7 +323,7 @@ class _Fit:
             "course": vars(self.course),
             "precision": vars(replace(self.precision)),
         }
-        disk.save(self.path, groups, head)
+        disk.save(self.file, groups, head)
         self.saved_at = time.perf_counter()
         self.save_cost = self.saved_at - now
 

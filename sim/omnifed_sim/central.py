@@ -24,7 +24,7 @@ from omnifed.models.registry import build_student
 from omnifed.models.spec import StudentSpec
 from omnifed.models.student import Student
 from omnifed.models.weights import load_state, to_state
-from omnifed.states import State
+from omnifed.states import State, StateFile
 from omnifed.teachers.base import Progress
 from omnifed.training.batch import Batch
 from omnifed.training.batches import Batches
@@ -75,6 +75,7 @@ def train_central(
     Returns:
         A student's state a site, in their order.
     """
+    file = StateFile(checkpoint) if checkpoint else None
     total = spec.steps * len(sites)
     spec = spec.model_copy(
         update={"steps": total, "total_steps": total, "first_step": 0, "validate_every": max(1, total // 10)}
@@ -89,7 +90,7 @@ def train_central(
             spec,
             supervised(),
             batches=Batches(train, spec, labelled_only=True),
-            checkpoint=checkpoint,
+            checkpoint=file,
             progress=progress,
         )
         return [to_state(model)] * len(sites)
@@ -113,7 +114,7 @@ def train_central(
         objective,
         batches=turns,
         validate=validate,
-        checkpoint=checkpoint,
+        checkpoint=file,
         progress=progress,
     )
     return [to_state(model) for model in models]

@@ -22,7 +22,7 @@ from omnifed.data.normalise import normalise
 from omnifed.data.prepared import Prepared
 from omnifed.files import write_json
 from omnifed.models.base import SiteSpec
-from omnifed.states import write_state
+from omnifed.states import StateFile, write_state
 from omnifed.teachers.base import Progress
 from omnifed.teachers.checkpoints import as_float16
 from omnifed.teachers.network import seeded
@@ -175,7 +175,7 @@ def pretrain(out: Path, *, steps: int = STEPS, seed: int = 0, progress: Progress
         spec,
         objective,
         batches=PhantomBatches(seed),
-        checkpoint=out.with_suffix(".ckpt"),
+        checkpoint=StateFile(out.with_suffix(".ckpt")),
         progress=progress,
         validate=lambda module: float(np.mean(list(dice_by_modality(module, seen).values()))),
     )

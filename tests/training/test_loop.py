@@ -19,6 +19,7 @@ from omnifed.distill.omnikd import OmniKD
 from omnifed.distill.spec import DistillSpec
 from omnifed.errors import OmniFedError
 from omnifed.models.base import BOTTLENECK, Out
+from omnifed.states import StateFile
 from omnifed.teachers.base import Progress
 from omnifed.training.batch import Batch
 from omnifed.training.loop import fit
@@ -26,6 +27,7 @@ from omnifed.training.objectives import Distilled, distilled, supervised, teache
 from omnifed.training.spec import TrainSpec
 
 SPEC = TrainSpec(steps=12, batch_size=4, lr=1e-2, validate_every=3, precision="fp32")
+KEY = bytes(range(32))
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -245,15 +247,16 @@ def test_a_fit_cut_off_at_any_step_ends_in_the_same_weights(
 ) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(loop, "CHECKPOINT_SHARE", 1.0)
-    path, val = tmp_path / "fit.safetensors", make_discs(4, seed=1)
+    path, val = tmp_path / "fit.ckpt", make_discs(4, seed=1)
+    file = StateFile(path)
     whole, whole_objective = TinyNet(), with_teacher()
     expected = fit(whole, make_discs(), val, SPEC, whole_objective)
     with pytest.raises(Stop):
-        fit(TinyNet(), make_discs(), val, SPEC, with_teacher(), checkpoint=path, progress=stop_at(step))
+        fit(TinyNet(), make_discs(), val, SPEC, with_teacher(), checkpoint=file, progress=stop_at(step))
     assert path.exists()
     assert path.stat().st_mode & 0o777 == 0o600
     net, objective, seen = TinyNet(), with_teacher(), []
-    result = fit(net, make_discs(), val, SPEC, objective, checkpoint=path, progress=lambda *x: seen.append(x[0]))
+    result = fit(net, make_discs(), val, SPEC, objective, checkpoint=file, progress=lambda *x: seen.append(x[0]))
     assert seen[0] == step + 1  # it went on, it did not start again
     assert same(net, whole)
     assert same(objective, whole_objective)
@@ -271,26 +274,27 @@ import omnifed.training.loop as loop
 loop.CHECKPOINT_SECONDS, loop.CHECKPOINT_SHARE = 0.0, 1.0
 from pathlib import Path
 from discs import TinyNet, make_discs
-from test_loop import SPEC, with_teacher
+from test_loop import KEY, SPEC, StateFile, with_teacher
 
 def progress(done, total, text):
     if done == 8:
         os.kill(os.getpid(), signal.SIGKILL)
 
-path, val = Path({path!r}), make_discs(4, seed=1)
-loop.fit(TinyNet(), make_discs(), val, SPEC, with_teacher(), checkpoint=path, progress=progress)
+file, val = StateFile(Path({path!r}), KEY, 'x'), make_discs(4, seed=1)
+loop.fit(TinyNet(), make_discs(), val, SPEC, with_teacher(), checkpoint=file, progress=progress)
 """
 
 
-def test_kill_9_and_resume_in_another_process(tmp_path: Path) -> None:
-    path = tmp_path / "fit.safetensors"
+def test_kill_9_and_resume_in_another_process_from_a_sealed_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "fit.sealed"
+    file = StateFile(path, KEY, "x")
     script = KILLED.format(here=str(Path(__file__).parent), path=str(path))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     net, whole, val = TinyNet(), TinyNet(), make_discs(4, seed=1)
     first: list[int] = []
-    fit(net, make_discs(), val, SPEC, with_teacher(), checkpoint=path, progress=lambda *x: first.append(x[0]))
+    fit(net, make_discs(), val, SPEC, with_teacher(), checkpoint=file, progress=lambda *x: first.append(x[0]))
     fit(whole, make_discs(), val, SPEC, with_teacher())
     assert first[0] == 9
     assert same(net, whole)
@@ -300,25 +304,43 @@ def test_a_checkpoint_of_another_fit_or_a_damaged_one_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
-    path = tmp_path / "fit.safetensors"
+    path = tmp_path / "fit.ckpt"
+    file = StateFile(path)
     with pytest.raises(Stop):
-        fit(TinyNet(seed=1), make_discs(), None, SPEC, supervised(), checkpoint=path, progress=stop_at(3))
+        fit(TinyNet(seed=1), make_discs(), None, SPEC, supervised(), checkpoint=file, progress=stop_at(3))
     net, whole = TinyNet(), TinyNet()
     fit(whole, make_discs(), None, SPEC, supervised())
-    fit(net, make_discs(), None, SPEC, supervised(), checkpoint=path)
+    fit(net, make_discs(), None, SPEC, supervised(), checkpoint=file)
     assert "another fit" in caplog.text
     assert same(net, whole)
     path.write_bytes(b"half of a file")
     net = TinyNet()
-    fit(net, make_discs(), None, SPEC, supervised(), checkpoint=path)
+    fit(net, make_discs(), None, SPEC, supervised(), checkpoint=file)
     assert "cannot be read" in caplog.text
     assert same(net, whole)
+
+
+def test_a_sealed_checkpoint_that_does_not_open_stops_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the work so far would be given up silently."""
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    file = StateFile(tmp_path / "fit.sealed", KEY, "x")
+    with pytest.raises(Stop):
+        fit(TinyNet(), make_discs(), None, SPEC, supervised(), checkpoint=file, progress=stop_at(3))
+    kept = file.path.read_bytes()
+    for other in (StateFile(file.path, bytes(32), "x"), StateFile(file.path, KEY, "y")):
+        with pytest.raises(OmniFedError, match="OF875"):
+            fit(TinyNet(), make_discs(), None, SPEC, supervised(), checkpoint=other)
+    assert file.path.read_bytes() == kept
+    file.path.write_bytes(kept[:-1])
+    with pytest.raises(OmniFedError, match="OF875"):
+        fit(TinyNet(), make_discs(), None, SPEC, supervised(), checkpoint=file)
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(loop, "CHECKPOINT_SHARE", 1.0)
-    path = tmp_path / "fit.safetensors"
+    path = tmp_path / "fit.ckpt"
+    file = StateFile(path)
     before: list[bytes] = []
 
     def fill(done: int, total: int, text: str) -> None:
@@ -329,26 +351,27 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: py
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with pytest.raises(OmniFedError, match="OF103"):
-            fit(TinyNet(), make_discs(), None, SPEC, supervised(), checkpoint=path, progress=fill)
+            fit(TinyNet(), make_discs(), None, SPEC, supervised(), checkpoint=file, progress=fill)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before[0]
     assert os.listdir(tmp_path) == [path.name]
     net, whole = TinyNet(), TinyNet()
-    fit(net, make_discs(), None, SPEC, supervised(), checkpoint=path)
+    fit(net, make_discs(), None, SPEC, supervised(), checkpoint=file)
     fit(whole, make_discs(), None, SPEC, supervised())
     assert same(net, whole)
 
 
 def test_a_resumed_fit_keeps_the_precision_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
-    path = tmp_path / "fit.safetensors"
+    path = tmp_path / "fit.ckpt"
+    file = StateFile(path)
     spec = SPEC.model_copy(update={"precision": "auto"})
     monkeypatch.setattr(loop, "choose", lambda *_: loop.Precision("bf16", True, "first"))
     with pytest.raises(Stop):
-        fit(TinyNet(), make_discs(), None, spec, supervised(), checkpoint=path, progress=stop_at(3))
+        fit(TinyNet(), make_discs(), None, spec, supervised(), checkpoint=file, progress=stop_at(3))
     monkeypatch.setattr(loop, "choose", lambda *_: loop.Precision("fp32", False, "second"))
-    assert fit(TinyNet(), make_discs(), None, spec, supervised(), checkpoint=path).precision.why == "first"
+    assert fit(TinyNet(), make_discs(), None, spec, supervised(), checkpoint=file).precision.why == "first"
 
 
 def test_bf16_in_channels_last_learns_and_leaves_a_plain_model() -> None:
