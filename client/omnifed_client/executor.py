@@ -31,6 +31,7 @@ from omnifed.states import State
 from omnifed.teachers.base import Progress
 from omnifed.trust.identity import SiteIdentity
 from omnifed_client import benching, exporting, secure, student, teaching, trials
+from omnifed_client.older import seal_older
 from omnifed_client.store import SiteStore
 
 log = logging.getLogger("omnifed.client")
@@ -61,6 +62,7 @@ class SiteExecutor:
         self.data, self.store = data, SiteStore(folder)
         self.checkpoints, self.progress, self.identity = checkpoints, progress, identity
         self.epsilon_limit = epsilon_limit
+        seal_older(self.store)
 
     def execute(self, task: Task, state: State) -> tuple[Reply, State]:
         """Does one task. Never raises for what a site can cause: a failure is a reply with number and rule alone.

@@ -10,7 +10,7 @@ import numpy as np
 from omnifed.config import Frozen
 from omnifed.files import write_atomic, write_json
 from omnifed.privacy.secagg.records import Held
-from omnifed.states import read_state, write_state
+from omnifed.states import SEALED
 from omnifed.trust import vault
 from omnifed_client.store import SiteStore
 
@@ -62,12 +62,12 @@ class PrivateFiles:
         path = self._vector(round_)
         if not path.is_file():
             return None
-        state, meta = read_state(path)
+        state, meta = self.store.file(path).read()
         return state["vector"] if meta["task"] == task else None
 
     def save_vector(self, round_: int, task: str, vector: np.ndarray) -> None:
         """Keeps the update as it will be masked."""
-        write_state(self._vector(round_), {"vector": vector}, {"task": task})
+        self.store.file(self._vector(round_)).write({"vector": vector}, {"task": task})
 
     @property
     def revealed(self) -> int:
@@ -86,7 +86,7 @@ class PrivateFiles:
                 path.unlink(missing_ok=True)
 
     def _session(self, round_: int) -> Path:
-        return self.folder / f"session-{round_:04d}.sealed"
+        return self.folder / f"session-{round_:04d}{SEALED}"
 
     def _vector(self, round_: int) -> Path:
-        return self.folder / f"update-{round_:04d}.safetensors"
+        return self.folder / f"update-{round_:04d}{SEALED}"

@@ -1,5 +1,6 @@
 """What a site keeps on disk: its student after each round, the model it adopted, finished replies, its teacher.
 
+All that derives from patients is sealed with the site's vault key, each file for its own place in the folder.
 Everything is keyed by what asked for it (arm, round, task id), so that a task that is asked again after a crash either
 finds its finished reply or starts from exactly the state that it started from before.
 """
@@ -7,7 +8,6 @@ finds its finished reply or starts from exactly the state that it started from b
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from omnifed.errors import OmniFedError
 from omnifed.federation.replies import REPLY, Reply
 from omnifed.federation.tasks import FitTask, PrivateTask, Task, TrialTask
 from omnifed.files import write_atomic
-from omnifed.states import State, read_state, strip_prefix, write_state
+from omnifed.states import SEALED, State, StateFile, site_file, strip_prefix
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.trust.identity import vault_key
 
@@ -61,11 +61,15 @@ class SiteStore:
         """Key (32 bytes) of what lies encrypted in this folder, for all campaigns; made at first use."""
         return vault_key(self.folder / "identity" / "vault.key")
 
+    def file(self, path: Path) -> StateFile:
+        """A sealed file of this folder."""
+        return site_file(self.folder, path, self.vault)
+
     # Finished replies -------------------------------------------------------------------------------------------
 
     def _reply(self, task: Task) -> Path:
         digest = hashlib.sha256(task.model_dump_json().encode()).hexdigest()[:24]
-        return self.own / "replies" / task.arm / f"{task.kind}-{digest}.safetensors"
+        return self.own / "replies" / task.arm / f"{task.kind}-{digest}{SEALED}"
 
     def is_finished(self, task: Task) -> bool:
         """Whether exactly this task was finished before."""
@@ -76,32 +80,38 @@ class SiteStore:
         path = self._reply(task)
         if not path.is_file():
             return None
-        state, meta = read_state(path)
+        state, meta = self.file(path).read()
         return REPLY.validate_python(meta["reply"]), state
 
     def finish(self, task: Task, reply: Reply, state: State) -> None:
         """Keeps a finished reply; replies to rounds that are long over are removed."""
         path = self._reply(task)
         round_ = task.round if isinstance(task, FitTask | PrivateTask) else -1
-        write_state(path, state, {"reply": reply.model_dump(mode="json"), "round": round_})
+        self.file(path).write(state, {"reply": reply.model_dump(mode="json"), "round": round_})
         if isinstance(task, TrialTask):
-            trials = sorted(path.parent.glob("trial-*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
+            trials = sorted(path.parent.glob(f"trial-*{SEALED}"), key=lambda file: file.stat().st_mtime_ns)
             for old in trials[:-KEPT_TRIALS]:
                 old.unlink(missing_ok=True)
         if round_ < KEPT_ROUNDS:
             return
-        for other in (file for kind in _ROUNDS for file in path.parent.glob(f"{kind}-*.safetensors")):
-            if 0 <= _head(other).get("round", -1) <= round_ - KEPT_ROUNDS:
+        for other in (file for kind in _ROUNDS for file in path.parent.glob(f"{kind}-*{SEALED}")):
+            if 0 <= self._round_of(other) <= round_ - KEPT_ROUNDS:
                 other.unlink(missing_ok=True)
+
+    def _round_of(self, reply: Path) -> int:
+        try:
+            return int(self.file(reply).read()[1]["round"])
+        except OmniFedError:
+            return -1  # whoever asks for this reply is told that it does not open
 
     # The student, round by round --------------------------------------------------------------------------------
 
     def _round(self, arm: str, round_: int, what: str) -> Path:
-        return self.own / "arms" / arm / f"{what}-{round_:04d}.safetensors"
+        return self.own / "arms" / arm / f"{what}-{round_:04d}{SEALED}"
 
     def save_round(self, arm: str, round_: int, state: State, meta: dict[str, Any]) -> None:
         """Keeps the site's state after a round; ``meta["adopted_round"]`` says which adopted model it refers to."""
-        write_state(self._round(arm, round_, "round"), state, meta)
+        self.file(self._round(arm, round_, "round")).write(state, meta)
         rounds = {round_ - age for age in range(KEPT_ROUNDS)}
         self._prune(arm, "round", rounds)
         self._prune(arm, "adopted", rounds | {meta["adopted_round"], meta["previous_adopted_round"]})
@@ -111,44 +121,44 @@ class SiteStore:
 
         Those of the round before stay, for a round that is asked again.
         """
-        write_state(self._round(arm, round_, "held"), state, {})
+        self.file(self._round(arm, round_, "held")).write(state, {})
         self._prune(arm, "held", {round_ - age for age in range(KEPT_ROUNDS)})
 
     def load_held(self, arm: str, round_: int) -> State | None:
         """What :meth:`save_held` kept; None if it is not there or damaged, as the coordinator can send it again."""
         try:
-            return read_state(self._round(arm, round_, "held"))[0]
+            return self.file(self._round(arm, round_, "held")).read()[0]
         except OmniFedError:
             return None
 
     def _prune(self, arm: str, what: str, keep: set[int]) -> None:
-        for path in self._round(arm, 0, what).parent.glob(f"{what}-*.safetensors"):
+        for path in self._round(arm, 0, what).parent.glob(f"{what}-*{SEALED}"):
             if int(path.stem.rpartition("-")[2]) not in keep:
                 path.unlink(missing_ok=True)
 
     def load_round(self, arm: str, round_: int) -> tuple[State, dict[str, Any]] | None:
         """The site's state after ``round_``, or None if it has none."""
         path = self._round(arm, round_, "round")
-        return read_state(path) if path.is_file() else None
+        return self.file(path).read() if path.is_file() else None
 
     def last_round(self, arm: str, *, before: int | None = None) -> int | None:
         """The last round (below ``before``) after which the site has a state."""
-        paths = (self.own / "arms" / arm).glob("round-*.safetensors")
+        paths = (self.own / "arms" / arm).glob(f"round-*{SEALED}")
         rounds = [int(path.stem.rpartition("-")[2]) for path in paths]
         return max((r for r in rounds if before is None or r < before), default=None)
 
     def save_adopted(self, arm: str, round_: int, model: State, dice: float) -> None:
         """Keeps the model that the gate adopted in ``round_``."""
-        write_state(self._round(arm, round_, "adopted"), model, {"dice": dice})
+        self.file(self._round(arm, round_, "adopted")).write(model, {"dice": dice})
 
     def load_adopted(self, arm: str, round_: int) -> tuple[State, float]:
         """The model adopted in ``round_`` and its validation Dice."""
-        state, meta = read_state(self._round(arm, round_, "adopted"))
+        state, meta = self.file(self._round(arm, round_, "adopted")).read()
         return state, meta["dice"]
 
     def save_final(self, arm: str, model: State, dice: float) -> None:
         """Keeps the model that the gate chose after the last round."""
-        write_state(self._final(arm), model, {"dice": dice})
+        self.file(self._final(arm)).write(model, {"dice": dice})
 
     def adopted(self, arm: str) -> tuple[State, float]:
         """The model that this site would deploy, and its validation Dice.
@@ -157,7 +167,7 @@ class SiteStore:
             OmniFedError: OF514 if the arm has not been trained here.
         """
         if self._final(arm).is_file():
-            state, meta = read_state(self._final(arm))
+            state, meta = self.file(self._final(arm)).read()
             return state, meta["dice"]
         last = self.last_round(arm)
         if last is None:
@@ -167,48 +177,48 @@ class SiteStore:
                 seen=arm,
                 remedy="Run at least one round of this arm at this site first.",
             )
-        _, meta = read_state(self._round(arm, last, "round"))
+        _, meta = self.file(self._round(arm, last, "round")).read()
         return self.load_adopted(arm, meta["adopted_round"])
 
     def last_model(self, arm: str) -> State:
         """The site's student after its last round; empty before any."""
         last = self.last_round(arm)
-        return {} if last is None else strip_prefix("model", read_state(self._round(arm, last, "round"))[0])
+        return {} if last is None else strip_prefix("model", self.file(self._round(arm, last, "round")).read()[0])
 
     def _final(self, arm: str) -> Path:
-        return self.own / "arms" / arm / "final.safetensors"
+        return self.own / "arms" / arm / f"final{SEALED}"
 
     # Evaluations ------------------------------------------------------------------------------------------------
 
     def _evaluation(self, arm: str, which: str, split: str) -> Path:
-        return self.own / "arms" / arm / f"cases-{which}-{split}.safetensors"
+        return self.own / "arms" / arm / f"cases-{which}-{split}{SEALED}"
 
     def save_evaluation(self, arm: str, which: str, split: str, masks: np.ndarray, values: np.ndarray) -> None:
         """Keeps predicted masks (N, H, W) and scores (N, classes - 1, metrics) of single cases: they never leave."""
-        write_state(self._evaluation(arm, which, split), {"masks": masks, "values": values}, {})
+        self.file(self._evaluation(arm, which, split)).write({"masks": masks, "values": values}, {})
 
     def load_evaluation(self, arm: str, which: str, split: str) -> tuple[np.ndarray, np.ndarray]:
         """What :meth:`save_evaluation` kept."""
-        state, _ = read_state(self._evaluation(arm, which, split))
+        state, _ = self.file(self._evaluation(arm, which, split)).read()
         return state["masks"], state["values"]
 
     def fit_checkpoint(self, arm: str, round_: int) -> Path:
         """Where the training loop keeps its place within a round."""
-        return self.own / "arms" / arm / f"fit-{round_:04d}.ckpt"
+        return self._round(arm, round_, "fit")
 
     # Searches ---------------------------------------------------------------------------------------------------
 
     def _anchor(self, arm: str, group: str) -> Path:
-        return self.own / "arms" / arm / f"anchor-{group}.safetensors"
+        return self.own / "arms" / arm / f"anchor-{group}{SEALED}"
 
     def save_anchor(self, arm: str, group: str, ids: Sequence[str], dice: np.ndarray) -> None:
         """Keeps the anchor's Dice (N,) of single cases, by case id: they never leave."""
-        write_state(self._anchor(arm, group), {"dice": dice}, {"ids": list(ids)})
+        self.file(self._anchor(arm, group)).write({"dice": dice}, {"ids": list(ids)})
 
     def load_anchor(self, arm: str, group: str, ids: Sequence[str]) -> np.ndarray | None:
         """What :meth:`save_anchor` kept of these very cases; None if it is not there or damaged."""
         try:
-            state, meta = read_state(self._anchor(arm, group))
+            state, meta = self.file(self._anchor(arm, group)).read()
         except OmniFedError:
             return None
         return state["dice"] if meta["ids"] == list(ids) else None
@@ -223,10 +233,3 @@ class SiteStore:
         """Folder of one teacher: the same specification finds the same teacher again."""
         digest = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:16]
         return self.folder / "teachers" / f"{spec.kind}-{digest}"
-
-
-def _head(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        head = json.loads(file.read(size))
-    return json.loads(head["__metadata__"]["json"])

@@ -105,7 +105,7 @@ def fit_round(
         release.spec if release else task.train,
         objective,
         batches=release.batches if release else batches(data.train, task.train, lesson if task.distill else None),
-        checkpoint=checkpoint,
+        checkpoint=store.file(checkpoint),
         progress=progress,
         optimizer_state=to_tensors(optimizer) if optimizer else None,
         gradients=release.gradients if release else None,

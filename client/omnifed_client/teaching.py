@@ -50,7 +50,8 @@ def teach(
         teacher.load(weights, store.vault)
         metrics = json.loads(fitted.read_text())
     else:
-        metrics = dict(teacher.fit(data.train, data.val, checkpoint=folder / "fit.ckpt", progress=progress))
+        checkpoint = store.file(folder / "fit.sealed")
+        metrics = dict(teacher.fit(data.train, data.val, checkpoint=checkpoint, progress=progress))
         teacher.save(weights, store.vault)
         write_json(fitted, metrics)
     cache = TeacherCache(folder / "cache", teacher.id, store.vault)

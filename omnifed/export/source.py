@@ -22,7 +22,7 @@ from omnifed.export.wire import metadata
 from omnifed.models.slices import covering
 from omnifed.models.spec import StudentSpec
 from omnifed.search.results import ArchitectureResult
-from omnifed.states import State, read_arrays, read_state, strip_prefix
+from omnifed.states import SEALED, State, read_arrays, read_state, site_file, strip_prefix
 from omnifed.trust.manifest import Origin, origin_of
 
 CENTRAL = "central"
@@ -64,7 +64,8 @@ def find_source(path: Path, *, data: Path | None = None, site: str = "", arm: st
 
     Raises:
         OmniFedError: OF610 if nothing that was trained is there, OF611 if arm or site must be named, OF612 if the
-            student or the data must be; OF104 for a damaged file; what is wrong with the site folder.
+            student or the data must be; OF104 for a damaged file, OF875 for a sealed one that does not open; what is
+            wrong with the site folder.
     """
     if path.is_file():
         return _checkpoint(path, data, student)
@@ -78,7 +79,7 @@ def find_source(path: Path, *, data: Path | None = None, site: str = "", arm: st
 def _checkpoint(path: Path, data: Path | None, student: str) -> Source:
     _need(student=student, data=data)
     assert data is not None
-    return Source(_weights(path), StudentSpec.parse(student), load_site(data))
+    return Source(weights_of(path), StudentSpec.parse(student), load_site(data))
 
 
 def _run(run: Path, data: Path | None, site: str, arm: str, student: str) -> Source:
@@ -98,7 +99,7 @@ def _run(run: Path, data: Path | None, site: str, arm: str, student: str) -> Sou
     students = _searched(run)
     spec = covering([students.get(name, own) for _, name in found]) if arm == CENTRAL else students.get(site, own)
     return Source(
-        _weights(path),
+        weights_of(path),
         StudentSpec.parse(student) if student else spec,
         load_site(data) if data else _site_of_run(run, config, site),
         (size, size) if size else None,
@@ -118,7 +119,7 @@ def _state_folder(state: Path, data: Path | None, arm: str, student: str) -> Sou
     assert data is not None
     identity = state / "identity"
     return Source(
-        _weights(path),
+        weights_of(path),
         spec,
         load_site(data),
         card.image_size if card else None,
@@ -145,13 +146,15 @@ def _arms(state: Path) -> dict[str, Path]:
 
 def _adopted(arm: Path) -> Path | None:
     """The gate's last choice: ``final``, else what the newest round refers to."""
-    if (arm / "final.safetensors").is_file():
-        return arm / "final.safetensors"
-    rounds = sorted(arm.glob("round-*.safetensors"))
+    # Sealed, or in clear as earlier releases left it.
+    ending = SEALED if any(arm.glob(f"*{SEALED}")) else ".safetensors"
+    if (arm / f"final{ending}").is_file():
+        return arm / f"final{ending}"
+    rounds = sorted(arm.glob(f"round-*{ending}"))
     if not rounds:
         return None
-    number = read_state(rounds[-1])[1].get("adopted_round", -1)
-    path = arm / f"adopted-{number:04d}.safetensors"
+    number = _read(rounds[-1])[1].get("adopted_round", -1)
+    path = arm / f"adopted-{number:04d}{ending}"
     return path if path.is_file() else None
 
 
@@ -171,10 +174,24 @@ def _one(found: dict[tuple[str, str], Path], arm: str, site: str) -> tuple[tuple
     )
 
 
-def _weights(path: Path) -> State:
-    """Weights of a file of the framework, or of plain safetensors."""
-    state, _ = read_arrays(path)
+def weights_of(path: Path) -> State:
+    """Weights of a file of the framework, sealed in a state folder or in clear, or of plain safetensors.
+
+    Raises:
+        OmniFedError: OF104 if the file is damaged, OF875 if it is sealed and its vault key is absent or another.
+    """
+    state = _read(path)[0] if path.suffix == SEALED else read_arrays(path)[0]
     return strip_prefix("model", state) or {key: np.asarray(value) for key, value in state.items()}
+
+
+def _read(path: Path) -> tuple[State, dict[str, Any]]:
+    if path.suffix != SEALED:
+        return read_state(path)
+    path = path.absolute()
+    keys = (folder / "identity" / "vault.key" for folder in path.parents)
+    key = next((key for key in keys if key.is_file()), None)
+    folder = key.parent.parent if key else path.parent
+    return site_file(folder, path, key.read_bytes() if key else b"").read()
 
 
 def _searched(run: Path) -> dict[str, StudentSpec]:

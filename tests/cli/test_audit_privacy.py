@@ -22,6 +22,7 @@ from omnifed.models.spec import StudentSpec
 from omnifed.models.weights import to_state
 from omnifed.privacy.membership import AUDIT_FILE, Audit
 from omnifed.states import add_prefix, write_state
+from omnifed_client.store import SiteStore
 
 SPEC = "omnisegnet:alpha=0.6,beta=0.5,stem_stride=2"
 TOML = """name = "{name}"
@@ -59,13 +60,16 @@ def write_site(folder: Path, name: str, patients: int = 24) -> Path:
     return folder
 
 
-def write_arm(folder: Path, seed: int) -> dict[str, np.ndarray]:
-    """What a client keeps of an arm whose only round was adopted."""
-    state = to_state(build_student(StudentSpec.parse(SPEC), SiteSpec(1, 2), seed=seed))
+def made_student(seed: int) -> dict[str, np.ndarray]:
+    return to_state(build_student(StudentSpec.parse(SPEC), SiteSpec(1, 2), seed=seed))
+
+
+def write_arm(folder: Path, seed: int) -> None:
+    """What a client keeps of an arm whose only round was adopted: STATE/campaigns/NAME/arms/ARM."""
+    state, store = made_student(seed), SiteStore(folder.parents[3], folder.parents[1].name)
     head = {"adopted_round": 0, "adopted_dice": 0.5, "previous_adopted_round": -1, "scales": {}}
-    write_state(folder / "round-0000.safetensors", add_prefix("model", state), head)
-    write_state(folder / "adopted-0000.safetensors", state, {"dice": 0.5})
-    return state
+    store.save_round(folder.name, 0, add_prefix("model", state), head)
+    store.save_adopted(folder.name, 0, state, 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +97,11 @@ def test_a_state_folder_is_audited_and_nothing_but_figures_is_written(north, tmp
 def test_a_reference_adds_the_calibrated_attack(north, tmp_path, monkeypatch):
     """Also: without matplotlib there is no plot, and the user is told what to install."""
     write_arm(tmp_path / "state/campaigns/spring/arms/omnikd", 1)
-    write_arm(tmp_path / "other", 2)
+    write_state(tmp_path / "other.safetensors", made_student(2), {})
     monkeypatch.delitem(sys.modules, "omnifed.privacy.leak_plot", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     options = ("--data", north, "--student", SPEC, "--output", tmp_path / "out")
-    told = invoke(tmp_path / "state", *options, "--reference", tmp_path / "other/round-0000.safetensors", "--json")
+    told = invoke(tmp_path / "state", *options, "--reference", tmp_path / "other.safetensors", "--json")
     audit = Audit.model_validate_json(told)
     assert [a.name for a in audit.sites[0].attacks] == ["loss", "confidence", "calibrated"]
     assert json.loads(told) == json.loads((tmp_path / "out" / AUDIT_FILE).read_text())

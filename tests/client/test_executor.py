@@ -151,7 +151,7 @@ def test_old_rounds_are_removed_but_never_the_adopted_model(data: SiteData, tmp_
     for round_ in range(5):
         store.save_round("a", round_, state, {"adopted_round": 0, "previous_adopted_round": 0, "adopted_dice": 0.9})
     assert sorted(p.name for p in (tmp_path / "arms" / "a").iterdir()) == [
-        "adopted-0000.safetensors", "round-0003.safetensors", "round-0004.safetensors"
+        "adopted-0000.sealed", "round-0003.sealed", "round-0004.sealed"
     ]  # fmt: skip
     assert store.adopted("a")[1] == 0.9
 
@@ -238,7 +238,7 @@ def test_a_coded_round_repeated_after_a_crash_gives_the_same_bits(data: SiteData
     _, _, once = two_coded_rounds(site, start)
     for path in (tmp_path / "replies" / "a").glob("*"):
         path.unlink()
-    (tmp_path / "arms" / "a" / "held-0001.safetensors").unlink()
+    (tmp_path / "arms" / "a" / "held-0001.sealed").unlink()
     # Only round 1 may be asked again: round 0 is over, and its answer was given.
     down = encode(start, "int8-delta")
     first = decode(SiteExecutor(data, tmp_path / "other").execute(
@@ -263,7 +263,7 @@ def test_a_site_without_its_copy_says_so(data: SiteData, tmp_path: Path) -> None
     reply, up = site.execute(task, encode(start, "int8-delta").arrays)
     assert (reply.code, up) == ("OF524", {})  # type: ignore[union-attr]
     (tmp_path / "arms" / "a").mkdir(parents=True)
-    (tmp_path / "arms" / "a" / "held-0000.safetensors").write_bytes(b"damaged")
+    (tmp_path / "arms" / "a" / "held-0000.sealed").write_bytes(b"damaged")
     assert site.execute(task, {})[0].code == "OF524"  # type: ignore[union-attr]
     reply, _ = site.execute(task.model_copy(update={"base": None}), start)
     assert isinstance(reply, FitReply)

@@ -154,7 +154,7 @@ def test_what_a_new_round_begins_the_old_one_loses(three: Three) -> None:
     keys_of(three)
     three.fit("ash", round_=1)
     private = three.folder / "ash" / "campaigns" / "c" / "arms" / "a" / "private"
-    assert {path.name for path in private.iterdir()} == {"session-0001.sealed", "update-0001.safetensors"}
+    assert {path.name for path in private.iterdir()} == {"session-0001.sealed", "update-0001.sealed"}
 
 
 def test_the_same_request_again_gets_the_same_answer_another_is_refused(three: Three) -> None:

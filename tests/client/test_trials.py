@@ -53,7 +53,7 @@ def test_a_trial_is_scored_and_only_its_figures_leave(data: SiteData, tmp_path: 
     assert (reply.n, reply.patients, reply.paired) == (3, 3, False)
     assert 0 < reply.step_seconds < reply.seconds
     assert not (tmp_path / "arms").exists()
-    assert [path.parent.name for path in tmp_path.rglob("*.safetensors")] == ["architecture-20"]
+    assert [path.parent.name for path in tmp_path.rglob("*.sealed")] == ["architecture-20"]
 
 
 def test_the_same_task_gives_the_same_dice_to_the_bit(data: SiteData, tmp_path: Path) -> None:  # noqa: F811

@@ -17,7 +17,8 @@ from omnifed.models.registry import build_student
 from omnifed.models.spec import StudentSpec
 from omnifed.models.student import Student
 from omnifed.models.weights import to_state
-from omnifed.states import add_prefix, write_state
+from omnifed.states import add_prefix
+from omnifed_client.store import SiteStore
 
 SPEC = "omnisegnet:alpha=0.6,beta=0.5,stem_stride=2,branches=true"
 TOML = """name = "{name}"
@@ -75,10 +76,10 @@ def write_run(run: Path, student: Student, data: Path, arms: dict[str, list[str]
 
 
 def write_arm(folder: Path, student: Student) -> None:
-    """What a site keeps of an arm: two rounds, of which the gate adopted the first; the last one is spoilt."""
-    state = to_state(student)
+    """What a site keeps of an arm, STATE/campaigns/NAME/arms/ARM: the gate adopted the first of two rounds alone."""
+    state, store = to_state(student), SiteStore(folder.parents[3], folder.parents[1].name)
     worse = {key: np.zeros_like(value) for key, value in state.items()}
+    head = {"adopted_round": 0, "adopted_dice": 0.9, "previous_adopted_round": -1, "scales": {}}
     for number, kept in enumerate((state, worse)):
-        head = {"adopted_round": 0, "adopted_dice": 0.9, "previous_adopted_round": -1, "scales": {}}
-        write_state(folder / f"round-{number:04d}.safetensors", add_prefix("model", kept), head)
-    write_state(folder / "adopted-0000.safetensors", state, {"dice": 0.9})
+        store.save_round(folder.name, number, add_prefix("model", kept), head)
+    store.save_adopted(folder.name, 0, state, 0.9)

@@ -16,8 +16,9 @@ from omnifed.models.registry import build_student
 from omnifed.models.spec import StudentSpec
 from omnifed.models.student import Student
 from omnifed.models.weights import to_state
-from omnifed.states import write_state
+from omnifed.states import add_prefix, write_state
 from omnifed.trust.manifest import Origin
+from omnifed_client.store import SiteStore
 
 from .made_site import SPEC, write_arm, write_run, write_site
 
@@ -58,7 +59,7 @@ def test_a_run_knows_the_model_that_was_adopted_its_student_and_its_site(tmp_pat
 def test_the_gates_last_choice_comes_first(tmp_path, fresh, sites):
     run = write_run(tmp_path / "run", fresh, sites, {"local": ["south"]})
     final = {key: value + 1 for key, value in to_state(fresh).items()}
-    write_state(run / "sites/south/state/campaigns/sim/arms/local/final.safetensors", final, {"dice": 1.0})
+    SiteStore(run / "sites/south/state", "sim").save_final("local", final, 1.0)
     assert np.array_equal(find_source(run).state["head.bias"], final["head.bias"])
 
 
@@ -107,7 +108,6 @@ def test_a_state_folder_needs_the_data_and_knows_the_student_of_an_exported_mode
     assert (source.identity, source.origin) == (None, Origin(campaign="spring", arm="omnikd"))
     noted = Origin(campaign="spring", arm="omnikd", mode="private", epsilon=2.0)
     (state / "campaigns/spring/arms/omnikd/origin.json").write_text(noted.model_dump_json())
-    (state / "identity").mkdir()
     assert find_source(state, data=data, student=SPEC).identity is None  # a vault, but no kit
     (state / "identity/kit.json").touch()
     signing = find_source(state, data=data, student=SPEC)
@@ -122,12 +122,27 @@ def test_a_state_folder_needs_the_data_and_knows_the_student_of_an_exported_mode
     assert same(find_source(state, data=data, student=SPEC, arm="spring/omnikd"), fresh)
 
 
+def test_a_state_folder_of_a_release_that_did_not_encrypt(tmp_path, fresh, sites):
+    arm = tmp_path / "state/campaigns/spring/arms/omnikd"
+    write_state(arm / "round-0000.safetensors", add_prefix("model", to_state(fresh)), {"adopted_round": 0})
+    write_state(arm / "adopted-0000.safetensors", to_state(fresh), {"dice": 0.9})
+    assert same(find_source(tmp_path / "state", data=sites / "folder-north", student=SPEC), fresh)
+    assert not (tmp_path / "state" / "identity").exists()  # who reads only makes no key
+
+
+def test_a_state_folder_without_its_vault_key_does_not_open(tmp_path, fresh, sites):
+    write_arm(tmp_path / "state/campaigns/spring/arms/omnikd", fresh)
+    (tmp_path / "state/identity/vault.key").unlink()
+    assert refused(tmp_path / "state", data=sites / "folder-north", student=SPEC).code == "OF875"
+    assert not (tmp_path / "state/identity/vault.key").exists()
+
+
 def test_a_checkpoint_of_the_framework_of_a_round_and_of_others(tmp_path, fresh, sites):
     own, plain = tmp_path / "own.safetensors", tmp_path / "plain.safetensors"
-    write_arm(tmp_path / "arm", fresh)
+    write_arm(tmp_path / "state/campaigns/c/arms/a", fresh)
     write_state(own, to_state(fresh), {})
     save_file(to_state(fresh), plain)
-    for path in (own, plain, tmp_path / "arm/round-0000.safetensors"):
+    for path in (own, plain, tmp_path / "state/campaigns/c/arms/a/round-0000.sealed"):
         assert same(find_source(path, data=sites / "folder-north", student=SPEC), fresh)
     error = refused(own, data=sites / "folder-north")
     assert (error.code, error.seen) == ("OF612", "not named: student")

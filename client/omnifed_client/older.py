@@ -1,0 +1,34 @@
+"""What releases that did not encrypt left in a site's state folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omnifed.files import locked
+from omnifed.states import SEALED
+from omnifed_client.store import SiteStore
+
+_CLEAR = (".safetensors", ".ckpt")
+
+
+def seal_older(store: SiteStore) -> None:
+    """Seals states, replies and checkpoints that lie in clear, for all campaigns: finished work stays finished.
+
+    Args:
+        store: of the site.
+
+    Raises:
+        OmniFedError: OF103 if the disk is full: what is not sealed yet then stays in clear. OF104 if a file cannot be
+            read.
+    """
+    if not _found(store.folder):
+        return
+    with locked(store.folder / "sealing.lock"):
+        for clear in _found(store.folder):
+            store.file(clear.with_suffix(SEALED)).take_over(clear)
+
+
+def _found(folder: Path) -> list[Path]:
+    states = (path for name in ("campaigns", "arms", "replies") for path in (folder / name).rglob("*"))
+    # Weights of such a teacher are not here: they are deleted when the site is taught again.
+    return [*(path for path in states if path.suffix in _CLEAR), *folder.glob("teachers/*/fit.ckpt")]
