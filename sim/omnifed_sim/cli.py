@@ -78,8 +78,7 @@ def main(
     """Runs a simulation."""
     if context.invoked_subcommand is not None:
         return
-    from omnifed_sim.console import Screen
-    from omnifed_sim.run import open_run, run
+    from omnifed_sim.run_folder import open_run
 
     values = {
         "preset": preset, "data": data, "sites": names(sites), "split": split, "skew": skew,
@@ -98,6 +97,10 @@ def main(
         given["architecture"] = {"targets": [target(text) for text in device]}
     wanted = settings(config, given) if given or config or not resume else None
     chosen = open_run(out, wanted, resume=resume, overwrite=overwrite)
+    # What is refused above does not wait for torch, MONAI and Flower, which take seconds.
+    from omnifed_sim.console import Screen
+    from omnifed_sim.run import run
+
     screen, started = Screen(), time.perf_counter()
     with screen.live():
         report = run(chosen, out, screen)
@@ -112,8 +115,8 @@ def main(
 @app.command("pretrain-teacher")
 def pretrain_teacher(
     out: Annotated[Path, typer.Option(help="Where the weights go.")] = Path("sam_tiny.safetensors"),
-    steps: Annotated[int, typer.Option(help="Optimiser steps; a second or so each.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the phantoms and the weights.")] = 0,
+    steps: Annotated[int, typer.Option(help="Optimiser steps; a second or so each.", min=1)] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the phantoms and the weights.", min=0)] = 0,
 ) -> None:
     """Makes the embedded teacher: sam-tiny, pre-trained on endless phantoms.
 
@@ -140,7 +143,8 @@ def phantoms(
 
     Example: `omnifed-sim phantoms /tmp/sites --preset hospitals`
     """
+    chosen = settings(None, {"preset": preset, "seed": seed, "image_size": image_size})
     from omnifed_sim.phantoms import write_preset
 
-    for folder in write_preset(preset, out, seed=seed, image_size=image_size):  # type: ignore[arg-type]
+    for folder in write_preset(chosen.preset, out, seed=chosen.seed, image_size=chosen.image_size or 128):
         typer.echo(str(folder))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -23,7 +24,9 @@ from pydantic import Field, field_validator
 from omnifed.config import Frozen, load_toml
 from omnifed.devices.profile import load_profile
 from omnifed.federation.tasks import FitTask, Task, TeachTask, TrialTask
-from omnifed.transport.inprocess import Delivery
+
+if TYPE_CHECKING:
+    from omnifed.transport.inprocess import Delivery
 
 
 class Conditions(Frozen):

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import platform
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import omnifed
-from omnifed.config import parse
 from omnifed.data.prepare import SiteData
 from omnifed.data.site_folder import load_site
 from omnifed.errors import OmniFedError
@@ -26,7 +22,6 @@ from omnifed.models.registry import build_student
 from omnifed.models.scaling import architecture_key, costs
 from omnifed.models.weights import load_state
 from omnifed.privacy.rules import check_promises
-from omnifed.training.precision import choose
 from omnifed.transport.apps import client_app, server_app
 from omnifed.transport.flower_compat import Context, Grid, RecordDict
 from omnifed.transport.inprocess import InProcessGrid
@@ -40,73 +35,18 @@ from omnifed_sim.config import SimConfig
 from omnifed_sim.console import Screen
 from omnifed_sim.emulated import emulated
 from omnifed_sim.identities import identity_of, make_identities
-from omnifed_sim.machine import processor
 from omnifed_sim.results import Results, about_site
+from omnifed_sim.run_folder import open_run
 from omnifed_sim.sites import prepare_sites, site_folders
 
 PARITY_CASES = 8
-ABOUT = ("versions", "precision", "machine")
-"""Keys of config.json that describe the run beside its configuration."""
-
-
-def open_run(folder: Path, config: SimConfig | None, *, resume: bool = False, overwrite: bool = False) -> SimConfig:
-    """Makes a run folder, or opens the one to resume.
-
-    Args:
-        folder: RUN.
-        config: what to run; None with ``resume`` takes the folder's own.
-        resume: go on with the run that the folder holds.
-        overwrite: delete that run first.
-
-    Raises:
-        OmniFedError: OF120 if the folder holds a run already, OF121 if there is nothing to resume, OF122 if the two
-            differ.
-    """
-    file = folder / "config.json"
-    if resume:
-        if not file.is_file():
-            raise OmniFedError(
-                "OF121", "Only a run folder with config.json can be resumed.", seen=str(folder), remedy="Check --out."
-            )
-        written = json.loads(file.read_text())
-        stored = parse(SimConfig, {key: written[key] for key in written if key not in ABOUT}, str(file))
-        if config is not None and config.lasting() != stored.lasting():
-            new, old = config.lasting(), stored.lasting()
-            raise OmniFedError(
-                "OF122",
-                "A resumed run keeps its configuration.",
-                seen=", ".join(f"{key}: {new[key]!r}, stored {old[key]!r}" for key in new if new[key] != old[key]),
-                remedy="Leave the options out, or start a new run with another --out.",
-            )
-        if config is not None and config != stored:  # a search's budget has grown
-            write_json(file, {**written, **config.model_dump(mode="json")})
-        return config or stored
-    if file.is_file() and not overwrite:
-        raise OmniFedError(
-            "OF120",
-            "A run folder is never overwritten by accident.",
-            seen=str(folder),
-            remedy="Use --resume, --overwrite or another --out.",
-        )
-    if file.is_file():
-        shutil.rmtree(folder)
-    config = config or SimConfig()
-    about = {
-        **config.model_dump(mode="json"),
-        "versions": {"omnifed": omnifed.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        # Measured once and kept: a resumed run that measured something else would end in other weights.
-        "precision": choose("auto", torch.device("cpu")).dtype,
-        "machine": {"system": platform.platform(), "processor": processor(), "threads": torch.get_num_threads()},
-    }
-    write_json(file, about)
-    return config
 
 
 def run(config: SimConfig, folder: Path, screen: Screen) -> Path:
     """Runs or continues a simulation.
 
     Args:
-        config: from :func:`open_run`.
+        config: from :func:`~omnifed_sim.run_folder.open_run`.
         folder: RUN.
         screen: what the user sees.
 

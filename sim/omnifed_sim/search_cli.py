@@ -136,10 +136,8 @@ def _search(
     overwrite: bool,
 ) -> None:
     from omnifed.config import parse
-    from omnifed.evaluation.search_console import search_tables
     from omnifed_sim.config import SimConfig
-    from omnifed_sim.console import Screen
-    from omnifed_sim.run import open_run, run
+    from omnifed_sim.run_folder import open_run
 
     if "sites" in shared:
         shared["sites"] = names(shared["sites"])
@@ -150,6 +148,11 @@ def _search(
         base = {} if config else {"preset": "hospitals"}
         wanted = settings(config, {**base, "arms": (), "search": (name,), **shared, name: own})
     chosen = open_run(out, wanted, resume=resume, overwrite=overwrite)
+    # What is refused above does not wait for torch, MONAI and Flower, which take seconds.
+    from omnifed.evaluation.search_console import search_tables
+    from omnifed_sim.console import Screen
+    from omnifed_sim.run import run
+
     screen, started = Screen(), time.perf_counter()
     with screen.live():
         report = run(chosen, out, screen)

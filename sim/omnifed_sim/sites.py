@@ -11,7 +11,21 @@ from omnifed.errors import OmniFedError
 from omnifed.teachers.base import Progress
 from omnifed_sim.config import SimConfig
 from omnifed_sim.phantoms import write_preset
+from omnifed_sim.phantoms.plans import PRESETS
 from omnifed_sim.splitting import split_site
+
+
+def check_sites(config: SimConfig) -> None:
+    """Refuses sites that are not there, before anything is made; the hospitals of a cut site are not known yet.
+
+    Raises:
+        OmniFedError: OF111 for an absent data folder, OF112 for an unknown site, OF113 if no site is left.
+    """
+    found = _real(config) if config.data else {plan.name: Path(plan.name) for plan in PRESETS[config.preset]}
+    if config.split:
+        _known([config.split.partition(":")[0]], found)
+    else:
+        _choose(config, found)
 
 
 def site_folders(config: SimConfig, out: Path, progress: Progress | None = None) -> list[Path]:
@@ -31,6 +45,10 @@ def site_folders(config: SimConfig, out: Path, progress: Progress | None = None)
             progress=progress,
         )
         return _choose(config, {folder.name: folder for folder in made})
+    return _choose(config, _cut(config, _real(config), out))
+
+
+def _real(config: SimConfig) -> dict[str, Path]:
     root = Path(config.data).expanduser()
     if not root.is_dir():
         raise OmniFedError(
@@ -42,7 +60,7 @@ def site_folders(config: SimConfig, out: Path, progress: Progress | None = None)
     found = {p.name: p for p in sorted(root.iterdir()) if (p / "site.toml").is_file() or (p / "index.csv").is_file()}
     if not found and (root / "index.csv").is_file():
         found = {root.name: root}
-    return _choose(config, _cut(config, found, out))
+    return found
 
 
 def _cut(config: SimConfig, found: dict[str, Path], out: Path) -> dict[str, Path]:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from omnifed.states import read_state
+from omnifed_sim.config import SimConfig
 
 SIM = Path(sys.executable).parent / "omnifed-sim"
 TINY = [
@@ -80,32 +81,68 @@ def test_resuming_a_finished_run_changes_nothing(finished: Path) -> None:
     assert (finished / "metrics.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("options", "code"),
-    [
-        (["--out", "{run}"], "OF120"),
-        (["--out", "{run}", "--resume", "--rounds", "9"], "OF122"),
-        (["--out", "{new}", "--resume"], "OF121"),
-        (["--out", "{new}", "--data", "{new}/absent"], "OF111"),
-        (["--out", "{new}", "--sites", "mars"], "OF112"),
-        (["--out", "{new}", "--arms", "magic"], "OF102"),
-        (["--out", "{new}", "--student", "omnisegnet:huge"], "OF301"),
-        (["--out", "{new}", "--emulate", "{new}/absent.toml"], "OF101"),
-    ],
-)
-def test_bad_options_end_with_a_number(finished: Path, tmp_path: Path, options: list[str], code: str) -> None:
-    done = sim(*[text.format(run=finished, new=tmp_path / "new") for text in options])
+REFUSE = """
+import contextlib, io, json, sys
+from omnifed_sim.cli import app
+
+found = []
+for options in json.loads(sys.argv[1]):
+    status = None
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            app(options)
+        except SystemExit as end:
+            status = end.code
+    found.append([status, said.getvalue(), [name for name in ("torch", "monai", "flwr") if name in sys.modules]])
+print(json.dumps(found))
+"""
+
+
+def test_what_is_wrong_is_said_before_anything_is_made_or_loaded(tmp_path: Path) -> None:
+    run, new, sites = tmp_path / "run", tmp_path / "new", tmp_path / "sites"
+    run.mkdir()
+    (run / "config.json").write_text(SimConfig().model_dump_json())
+    (sites / "one").mkdir(parents=True)
+    (sites / "one" / "index.csv").touch()
+    (tmp_path / "sim.toml").write_text("rounds = 2\n[student]\nalpha = 1.0\ndepth = 3\n")
+    (tmp_path / "slow.toml").write_text('[default]\ndevice = "toaster"\n')
+    search = ["search", "architecture", "--out", new]
+    refused: list[tuple[list[str | Path], str]] = [
+        (["--out", new, "--preset", "nonsense"], "OF102: "),
+        (["--out", new, "--arms", "magic"], "OF102: "),
+        (["--out", new, "--search", "weight"], "OF102: "),
+        (["--out", new, "--student", "omnisegnet:huge"], "OF301: "),
+        (["--out", new, "--config", tmp_path / "sim.toml"], "student.depth"),
+        (["--out", new, "--resume"], "OF121: "),
+        (["--out", run], "OF120: "),
+        (["--out", run, "--resume", "--rounds", "9"], "OF122: "),
+        (["--out", new, "--data", tmp_path / "absent"], "OF111: "),
+        (["--out", new, "--data", sites, "--split", "two:2"], "OF112: "),
+        (["--out", run, "--overwrite", "--sites", "mars"], "OF112: "),
+        (["--out", new, "--data", sites, "--hold-out", "one"], "OF113: "),
+        (["--out", new, "--emulate", tmp_path / "absent.toml"], "OF101: "),
+        (["--out", new, "--emulate", tmp_path / "slow.toml"], "OF710: "),
+        (["phantoms", new, "--preset", "nonsense"], "OF102: "),
+        ([*search, "--device", "toaster=3"], "OF710: "),
+        ([*search, "--budget", "soon"], "OF102: "),
+        ([*search, "--resume"], "OF121: "),
+        (["search", "weights", "--out", new, "--gamma", "-1"], "OF102: "),
+    ]
+    asked = json.dumps([[str(option) for option in options] for options, _ in refused])
+    done = subprocess.run([sys.executable, "-c", REFUSE, asked], capture_output=True, text=True, check=True)
+    for (options, words), (status, said, loaded) in zip(refused, json.loads(done.stdout), strict=True):
+        assert status == 2, options
+        assert words in said, options
+        assert loaded == [], options
+    assert not new.exists()
+    assert [path.name for path in run.iterdir()] == ["config.json"]
+
+
+def test_the_command_ends_with_the_number_and_no_traceback(tmp_path: Path) -> None:
+    done = sim("--out", tmp_path / "run", "--preset", "nonsense")
     assert done.returncode == 2
-    assert f"{code}:" in done.stderr
+    assert done.stderr.startswith("OF102: ")
     assert "Traceback" not in done.stderr
-
-
-def test_an_unknown_key_in_the_configuration_names_its_path(tmp_path: Path) -> None:
-    file = tmp_path / "sim.toml"
-    file.write_text("rounds = 2\n[student]\nalpha = 1.0\ndepth = 3\n")
-    done = sim("--config", file, "--out", tmp_path / "run")
-    assert done.returncode == 2
-    assert "student.depth" in done.stderr
 
 
 @pytest.mark.slow

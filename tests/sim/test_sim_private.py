@@ -16,7 +16,8 @@ from omnifed_sim.campaign import Campaign
 from omnifed_sim.config import SimConfig
 from omnifed_sim.console import Screen
 from omnifed_sim.identities import make_identities
-from omnifed_sim.run import _check_promises, _grid, open_run
+from omnifed_sim.run import _check_promises, _grid
+from omnifed_sim.run_folder import open_run
 from omnifed_sim.sites import prepare_sites, site_folders
 
 NAMES = ("north", "east", "south")
