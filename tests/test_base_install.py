@@ -24,6 +24,12 @@ def test_no_torch(code: str) -> None:
     assert done.stdout.strip() == "set()"
 
 
+def test_an_export_needs_no_monai() -> None:
+    code = "import sys, omnifed.export.publish; print({'monai', 'scipy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_onnx_runtime_keeps_no_telemetry(tmp_path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
     environment |= {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)}

@@ -16,17 +16,17 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from monai.metrics import compute_dice, compute_iou
-from monai.metrics.utils import get_edge_surface_distance
 
 from omnifed.data.prepared import Prepared
 from omnifed.data.site import IGNORE
 from omnifed.errors import OmniFedError
 from omnifed.evaluation.score import METRICS, Metric
+
+if TYPE_CHECKING:
+    import torch
 
 NSD_TOLERANCE = 2.0
 """Distance within which a surface point counts as right: 2 mm, or 2 pixels where the spacing is unknown."""
@@ -154,6 +154,10 @@ def _score(truth: np.ndarray, pred: np.ndarray, classes: int, spacing: np.ndarra
     values[in_truth ^ in_pred] = (0.0, 0.0, float(np.hypot(*(spacing * truth.shape))), 0.0)
     both = in_truth & in_pred
     if both.any():
+        # MONAI takes seconds and 280 MiB to load: what only exports or adopts a model computes Dice alone, without it.
+        import torch
+        from monai.metrics import compute_dice, compute_iou
+
         a, b = torch.from_numpy(p[both])[None], torch.from_numpy(t[both])[None]
         overlap = torch.stack([compute_dice(a.float(), b.float())[0], compute_iou(a.float(), b.float())[0]], dim=1)
         surface = [_surface(x, y, spacing) for x, y in zip(a[0], b[0], strict=True)]
@@ -167,6 +171,8 @@ def _surface(pred: torch.Tensor, truth: torch.Tensor, spacing: np.ndarray) -> tu
     What ``compute_hausdorff_distance`` and ``compute_surface_dice`` of MONAI give (a test holds them equal), but the
     contours and their distances, nearly all of the work, are computed once for both.
     """
+    from monai.metrics.utils import get_edge_surface_distance  # see _score
+
     with warnings.catch_warnings():
         # MONAI warns of an argument of its own that it deprecates.
         warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
