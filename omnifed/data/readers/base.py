@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from omnifed.data.sandbox.failures import refused
 from omnifed.errors import OmniFedError
 
 MAX_PIXELS = 64 * 2**20
@@ -95,58 +96,3 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise damaged(path, error.strerror or error) from None
-
-
-READER_ERRORS = {
-    "OF211": (
-        "An image must be PNG, JPEG, TIFF, BMP, DICOM or NIfTI; a NIfTI volume has 2 or 3 axes of plain numbers.",
-        "Export the image in one of these formats, without time or colour axis, or leave it out (of the folder, of the "
-        "index).",
-    ),
-    "OF212": ("An image file must be complete.", "Copy or export the file again."),
-    "OF213": (
-        "An image must have at least 1 pixel and stay below the size limit (64 Mpx an image, 256 Mpx a volume).",
-        "Check the file's header; split or downsample what is really that large.",
-    ),
-    "OF214": (
-        "A DICOM file must not be deflated: a small one can inflate beyond any memory.",
-        "Export the file uncompressed or as RLE, JPEG or JPEG 2000.",
-    ),
-    "OF215": (
-        "A DICOM folder must hold one series.",
-        "Move each series to a folder of its own; in an index, give each a row of its own.",
-    ),
-    "OF216": (
-        "A DICOM file or folder must hold images that can be decoded here.",
-        "Name the folder of the image series; export it uncompressed, or install the decoder that docs/errors/OF216.md "
-        "names.",
-    ),
-    "OF219": (
-        "A mask must have the size of its image; a raster mask has no position and fits a single slice only.",
-        "Export the mask on the pixels of its image; give a volume's mask as NIfTI or DICOM SEG, or write one index "
-        "row a slice.",
-    ),
-    "OF221": (
-        "A mask must hold one label value a pixel.",
-        "Export the label map itself, not a probability map, as DICOM SEG, NIfTI, or a grey or palette PNG.",
-    ),
-    "OF222": (
-        "A NIfTI mask must share the grid of its image.",
-        "Save the mask with the affine matrix and the shape of the image.",
-    ),
-    "OF223": (
-        "A DICOM segmentation must refer to its image, or lie at the same position.",
-        "Pair each segmentation with the series it was drawn on.",
-    ),
-    "OF224": (
-        "Segments of one DICOM segmentation must not overlap: a pixel has one label.",
-        "Map segments that the site does not use to 0 in mask_values, or export them without overlap.",
-    ),
-}
-"""Rule and remedy of what readers refuse: the process that decodes names the number, the texts are ours."""
-
-
-def refused(code: str, seen: str) -> OmniFedError:
-    """An error of :data:`READER_ERRORS`."""
-    rule, remedy = READER_ERRORS[code]
-    return OmniFedError(code, rule, seen=seen, remedy=remedy)

@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import Field
 
 from omnifed.config import Frozen
-from omnifed.data.readers.base import MAX_VOXELS, Picture, Slice, Spacing, check_size, refused
-from omnifed.data.sandbox.failures import unbelievable
+from omnifed.data.readers.base import MAX_VOXELS, Picture, Slice, Spacing, check_size
+from omnifed.data.sandbox.failures import refused, unbelievable
 from omnifed.data.sandbox.limits import limits_for
 from omnifed.data.sandbox.process import SANDBOX, Nothing
 from omnifed.errors import OmniFedError

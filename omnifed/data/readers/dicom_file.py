@@ -29,8 +29,9 @@ from pydicom.uid import (
     UID_dictionary,
 )
 
-from omnifed.data.readers.base import MAX_PIXELS, MAX_VOXELS, UNKNOWN, Spacing, check_size, damaged, refused
+from omnifed.data.readers.base import MAX_PIXELS, MAX_VOXELS, UNKNOWN, Spacing, check_size, damaged
 from omnifed.data.readers.keep import Keep
+from omnifed.data.sandbox.failures import refused
 from omnifed.data.sandbox.operations import Answer
 from omnifed.errors import OmniFedError
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from omnifed.data.readers.base import MAX_VOXELS, Picture, Slice, check_size, damaged, refused
+from omnifed.data.readers.base import MAX_VOXELS, Picture, Slice, check_size, damaged
 from omnifed.data.readers.dicom_file import functional, open_dicom, plane_of
 from omnifed.data.readers.keep import Keep
+from omnifed.data.sandbox.failures import refused
 from omnifed.data.sandbox.operations import Answer
 from omnifed.errors import OmniFedError
 

@@ -17,8 +17,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from omnifed.data.readers.base import MAX_VOXELS, check_size, damaged, refused
+from omnifed.data.readers.base import MAX_VOXELS, check_size, damaged
 from omnifed.data.readers.keep import Keep
+from omnifed.data.sandbox.failures import refused
 from omnifed.data.sandbox.operations import Answer
 
 PIECE = 2**22

@@ -11,10 +11,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from omnifed.data.readers.base import Picture, Slice, damaged, refused
+from omnifed.data.readers.base import Picture, Slice, damaged
 from omnifed.data.readers.keep import Keep
 from omnifed.data.readers.nifti import PIECE, is_packed, load
 from omnifed.data.readers.pieces import few, pieces_of
+from omnifed.data.sandbox.failures import refused
 from omnifed.data.sandbox.operations import Answer
 from omnifed.errors import OmniFedError
 

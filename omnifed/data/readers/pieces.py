@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from omnifed.data.readers.base import refused
+from omnifed.data.sandbox.failures import refused
 
 _MANY = 4096
 """Values that are told of one mask: whoever asks refuses a hundredth of that as no label map."""

@@ -8,9 +8,9 @@ import numpy as np
 from pydantic import Field
 
 from omnifed.config import Frozen
-from omnifed.data.readers.base import MAX_PIXELS, MAX_VOXELS, Picture, Slice, check_size, refused
+from omnifed.data.readers.base import MAX_PIXELS, MAX_VOXELS, Picture, Slice, check_size
 from omnifed.data.readers.pieces import flat
-from omnifed.data.sandbox.failures import unbelievable
+from omnifed.data.sandbox.failures import refused, unbelievable
 from omnifed.data.sandbox.limits import limits_for
 from omnifed.data.sandbox.process import SANDBOX
 

@@ -14,8 +14,9 @@ from PIL import (
     UnidentifiedImageError,
 )
 
-from omnifed.data.readers.base import MAX_PIXELS, MAX_VOXELS, check_size, damaged, refused
+from omnifed.data.readers.base import MAX_PIXELS, MAX_VOXELS, check_size, damaged
 from omnifed.data.readers.pieces import few, flat
+from omnifed.data.sandbox.failures import refused
 from omnifed.data.sandbox.operations import Answer
 from omnifed.errors import OmniFedError
 

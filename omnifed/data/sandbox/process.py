@@ -21,9 +21,8 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from omnifed.config import Frozen
-from omnifed.data.readers.base import READER_ERRORS, refused
 from omnifed.data.sandbox import wire
-from omnifed.data.sandbox.failures import broken, too_long, too_much, unbelievable
+from omnifed.data.sandbox.failures import READER_ERRORS, broken, refused, too_long, too_much, unbelievable
 from omnifed.data.sandbox.limits import Limits
 from omnifed.errors import OmniFedError
 
