@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from omnifed.privacy.leak import Scores
     from omnifed.privacy.membership import Audit, SiteAudit
 
-EXTRAS = {"torch", "monai", "safetensors"}
+EXTRAS = ("torch", "monai", "safetensors")
 PLOT = "privacy-audit.png"
 MOST_REFERENCES = 3
 
@@ -63,17 +64,13 @@ def audit_privacy(
     Examples: `omnifed audit-privacy state --data site --student omnisegnet:compact`,
     `omnifed audit-privacy runs/first --arm omnikd`
     """
-    try:
-        from omnifed.privacy.leak import audit as audit
-    except ModuleNotFoundError as error:
-        if error.name not in EXTRAS:
-            raise
+    if missing := [name for name in EXTRAS if find_spec(name) is None]:
         raise OmniFedError(
             "OF890",
             "An audit needs the packages that train.",
-            seen=f"{error.name} is not installed",
+            seen=f"not installed: {', '.join(missing)}",
             remedy="Install the extra: pip install 'omnifed[site]'.",
-        ) from None
+        )
     folder = output or (source.parent if source.is_file() else source)
     found = _audit(source, data, site, arm, student, reference or [])
     written, plot = _write(folder, found)
@@ -87,12 +84,13 @@ def _audit(
     path: Path, data: Path | None, site: str, arm: str, student: str, reference: list[Path]
 ) -> list[tuple[SiteAudit, Scores]]:
     from omnifed.export.source import find_source
-    from omnifed.privacy.leak import audit
 
     in_run = (path / "config.json").is_file() and (path / "sites").is_dir()
     arm = arm or (_exported(path) if in_run else "")
     names = _trained(path) if in_run and not site else [site]
     sources = {name: find_source(path, data=data, site=name, arm=arm, student=student) for name in names}
+    from omnifed.privacy.leak import audit  # torch: a source that is none is named before it is loaded
+
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
     results = []
@@ -128,10 +126,9 @@ def _trained(run: Path) -> list[str]:
 
 
 def _reference(own: Source, file: Path) -> Source:
-    from omnifed.states import read_state, strip_prefix
+    from omnifed.export.source import weights_of
 
-    state = read_state(file)[0]
-    return replace(own, state=strip_prefix("model", state) or state)
+    return replace(own, state=weights_of(file))
 
 
 def _strangers(run: Path, own: Source) -> list[Source]:
