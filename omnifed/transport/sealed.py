@@ -37,7 +37,7 @@ from omnifed.trust.envelope import (
 )
 from omnifed.trust.identity import CoordinatorIdentity, SiteIdentity
 from omnifed.trust.replay import Replay
-from omnifed.trust.signing import Signed, SigningKey
+from omnifed.trust.signing import Signed
 
 log = logging.getLogger("omnifed.transport")
 
@@ -88,8 +88,9 @@ class CoordinatorSeal:
                 seen=f"{recipient}: {roster.standing(recipient)}",
                 remedy="Leave it out of the campaign, or admit it again: omnifed-server admit.",
             )
+        key, roster_now = self.identity.speaking()
         head = _head(record)
-        head[ROSTER] = self.identity.signed_roster().model_dump_json()
+        head[ROSTER] = roster_now.model_dump_json()
         envelope = Envelope(
             federation=self.identity.about.name,
             sender=COORDINATOR,
@@ -101,8 +102,7 @@ class CoordinatorSeal:
             issued=datetime.now(UTC),
             body=content_hash(record, state.digest),
         )
-        # Read anew, as the roster: keys are rotated while campaigns run.
-        signed = Signed.seal(TASK, envelope, SigningKey.load(self.identity.folder / "sign.key"))
+        signed = Signed.seal(TASK, envelope, key)
         head[ENVELOPE] = signed.model_dump_json()
         return Posted(envelope, digest(signed))
 

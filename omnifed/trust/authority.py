@@ -155,14 +155,21 @@ def revoke(
 
 
 def rotate(
-    folder: Path, *, authority: Path | None = None, passphrase: Ask = nobody, now: datetime | None = None
+    folder: Path,
+    *,
+    at_once: bool = False,
+    authority: Path | None = None,
+    passphrase: Ask = nobody,
+    now: datetime | None = None,
 ) -> Roster:
     """Renews what ends by itself: server certificate, signing key of the coordinator, roster.
 
-    The old signing key stays valid for :data:`OVERLAP`, so that a coordinator that runs goes on until its next start.
+    A coordinator that runs signs its next message with the new key, and sends the new roster with it. Messages that
+    were sent before are taken for :data:`OVERLAP`.
 
     Args:
         folder: of the coordinator.
+        at_once: the old key was stolen: whoever has seen the new roster takes nothing more that it has signed.
         authority: folder of the authority's keys, if it was moved.
         passphrase: asked for that of the authority's keys, if they are encrypted.
         now: for tests.
@@ -175,7 +182,9 @@ def rotate(
         key = SigningKey.generate()
         certify(folder, ours.about, ours.keys.ca, now, suffix=".next")
         key.save(folder / "sign.key.next")
-        old = [ended(term, now + OVERLAP) for term in ours.roster.coordinator]
+        # A clock that is behind must not keep a stolen key alive.
+        end = now - SKEW if at_once else now + OVERLAP
+        old = [ended(term, end) for term in ours.roster.coordinator]
         new = Term(sign=key.public, since=now - SKEW, until=now + SIGN_TERM)
         ours.issue(now, coordinator=(*old, new))
         # The roster names the new key: loading puts the files in place.

@@ -172,6 +172,18 @@ class CoordinatorIdentity:
         _finish_rotation(folder, about.root)
         return cls(folder, about, SigningKey.load(folder / "sign.key"))
 
+    def speaking(self) -> tuple[SigningKey, Signed]:
+        """The key that signs now and a roster that names it, both read anew, as keys are rotated while campaigns run.
+
+        Raises:
+            OmniFedError: OF801, OF802 or OF805 if a file is absent or damaged.
+        """
+        key, signed = CoordinatorIdentity.load(self.folder).key, self.signed_roster()
+        named = signed.open(ROSTER, Roster, (self.about.root,), "the roster").coordinator_keys()
+        if key.public not in named:  # rotated between the two looks: loading puts the key of this roster in place
+            key = CoordinatorIdentity.load(self.folder).key
+        return key, signed
+
     def signed_roster(self) -> Signed:
         """The current roster as it travels; read anew at each call, as sites are admitted while campaigns run.
 

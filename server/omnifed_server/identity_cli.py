@@ -111,18 +111,32 @@ def revoke(
 
 
 @commands.command()
-def rotate(identity: Identity = HERE, authority: Authority = None) -> None:
+def rotate(
+    identity: Identity = HERE,
+    authority: Authority = None,
+    at_once: Annotated[
+        bool, typer.Option("--now", help="The signing key was stolen: it ends at once, not in 7 days.")
+    ] = False,
+) -> None:
     """Renews what ends by itself: the server's certificate, the coordinator's signing key, the roster.
 
-    Old signatures stay valid for 7 days. A coordinator that runs takes the new files at its next start.
+    A coordinator that runs signs with the new key from its next message on; messages that the old one has signed are
+    taken for 7 days more, with `--now` no longer. Restart it for the new certificate.
 
-    Example: `omnifed-server rotate --identity identity --authority /media/safe/authority`
+    Examples: `omnifed-server rotate --identity identity --authority /media/safe/authority`;
+    `omnifed-server rotate --now` if somebody has copied the coordinator's folder
     """
-    roster = trust.rotate(identity, authority=authority, passphrase=passphrase)
-    until = roster.coordinator[-1].until
-    _console().print(
+    roster = trust.rotate(identity, at_once=at_once, authority=authority, passphrase=passphrase)
+    until, console = roster.coordinator[-1].until, _console()
+    console.print(
         f"Renewed (roster {roster.version}). Next before {until:%Y-%m-%d}: omnifed-server rotate.", style="green"
     )
+    if at_once:
+        console.print(
+            "Restart the coordinator: it then greets every site, which brings it the new roster. A site that is "
+            "away, or kept from it, takes the old key until it has it: send it a new kit (omnifed-server admit, with "
+            "the request that it sent)."
+        )
 
 
 @commands.command("passphrase")

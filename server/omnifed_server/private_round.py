@@ -160,7 +160,7 @@ class PrivateRound:
             if not isinstance(reply, UnmaskReply):
                 raise _unasked()
 
-        survivors = survivors_of(parties, receipts, self.identity.key)
+        survivors = survivors_of(parties, receipts, self.identity.speaking()[0])
         sent = tuple(receipts[site] for site in sorted(receipts))
         tasks = {
             site: (UnmaskTask(**self._head(site, "unmask"), survivors=survivors, receipts=sent), State())

@@ -13,15 +13,16 @@ from private_sites import Masked, drift, federation
 from rich.console import Console
 
 from omnifed.errors import OmniFedError
-from omnifed.evaluation.reporting.figures import curves
-from omnifed.evaluation.reporting.run import Run
 from omnifed.federation.aggregation import StreamingMean, weight
 from omnifed.models.spec import StudentSpec
+from omnifed.reporting.figures import curves
+from omnifed.reporting.run import Run
 from omnifed.states import read_state
 from omnifed.training.spec import TrainSpec
 from omnifed.transport.apps import client_app
 from omnifed.transport.inprocess import InProcessGrid
 from omnifed.transport.pool import TaskPool
+from omnifed.trust.authority import rotate
 from omnifed_server.board import Board
 from omnifed_server.campaign import run_campaign
 from omnifed_server.event_lines import lines
@@ -134,6 +135,23 @@ def test_no_reply_of_a_site_says_anything_of_it(one) -> None:
     whole = sum(kept["a", kind].bytes_up for kind in ("fit", "shares", "masked", "unmask"))
     params = sum(v.nbytes for v in read_state(arm.folder / "arm" / "start.safetensors")[0].values())
     assert whole < 1.06 * params + 8000  # a small student: the keys and shares are some kilobytes
+
+
+def test_a_signing_key_that_ends_in_the_middle_of_a_round(one, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sites that have seen the new roster take no list of survivors that the old key has signed."""
+    arm = one()
+    asked = arm.sites["a"].execute
+
+    def execute(task, state):
+        if task.kind == "masked":
+            rotate(arm.coordinator.folder, at_once=True)
+            for site in arm.sites.values():
+                site.identity.accept(arm.coordinator.signed_roster())
+        return asked(task, state)
+
+    monkeypatch.setattr(arm.sites["a"], "execute", execute)
+    arm.check_is_mean_of(SITES, arm.run())
+    assert arm.record()["misses"] == []
 
 
 @pytest.mark.parametrize(

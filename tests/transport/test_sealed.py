@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,7 +27,8 @@ from omnifed.transport.pool import TaskPool
 from omnifed.transport.records import HEAD, STATE, Packed, pack, to_record
 from omnifed.transport.sealed import CoordinatorSeal, Posted, SiteSeal
 from omnifed.trust.audit import Anchor, AuditLog
-from omnifed.trust.authority import rotate
+from omnifed.trust.authority import admit, rotate
+from omnifed.trust.enrolment import enrol, join
 from omnifed.trust.envelope import Envelope, Numbers
 from omnifed.trust.identity import CoordinatorIdentity, SiteIdentity
 from omnifed.trust.signing import Signed, SigningKey
@@ -410,6 +414,60 @@ def test_the_others_learn_of_a_revocation_with_their_next_task_and_an_old_roster
     run.grid.down = down
     assert run.codes(1)["a"] == "OF803"
     assert made.sites["a"].roster().standing("b") == "revoked"
+
+
+@pytest.fixture
+def thief(made: Made, tmp_path: Path) -> Made:
+    """The same sites, and somebody with a copy of the coordinator's folder, though not of the authority's."""
+    copy = tmp_path / "stolen"
+    shutil.copytree(made.coordinator.folder, copy, ignore=shutil.ignore_patterns("authority"))
+    return replace(made, coordinator=CoordinatorIdentity.load(copy))
+
+
+def test_a_stolen_key_ends_at_once_and_a_coordinator_that_runs_goes_on(made: Made, thief: Made) -> None:
+    run = Run(made)
+    assert run.codes(0) == Run(thief).codes(0) == {"a": "", "b": ""}
+    rotate(made.coordinator.folder, at_once=True)
+    # Nobody was restarted: the next task brings the roster, and is signed with the key that it names.
+    assert run.codes(1) == {"a": "", "b": ""}
+    theirs = Run(thief)
+    assert theirs.codes(1) == {"a": "OF803", "b": "OF803"}
+    # The new roster is no secret, and the key that it names is not the thief's.
+    shutil.copy(made.coordinator.folder / "roster.json", thief.coordinator.folder)
+    theirs = Run(thief)
+    assert theirs.codes(1) == {"a": "OF818", "b": "OF818"}
+    assert theirs.calls == 0
+    assert run.codes(2) == {"a": "", "b": ""}
+
+
+def test_a_thief_who_withholds_the_roster_is_ended_by_a_kit_that_comes_another_way(made: Made, thief: Made) -> None:
+    """What signatures alone cannot stop: sites that were told nothing yet."""
+    rotate(made.coordinator.folder, at_once=True)
+    theirs = Run(thief)
+    assert theirs.codes(0) == {"a": "", "b": ""}
+    folder = made.state("b") / "identity"
+    join(folder, admit(made.coordinator.folder, enrol(folder, "b")))
+    assert theirs.codes(1) == {"a": "", "b": "OF803"}
+    assert Run(made).codes(2) == {"a": "", "b": ""}
+    assert theirs.codes(3) == {"a": "OF803", "b": "OF803"}
+
+
+def test_a_message_between_the_roster_and_the_key_of_a_rotation_is_signed_with_what_the_roster_names(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, rename = Run(made), os.replace
+
+    def failing(source, target) -> None:
+        if Path(source).suffix == ".next":
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(KeyboardInterrupt):
+        rotate(made.coordinator.folder, at_once=True)
+    monkeypatch.setattr(os, "replace", rename)
+    assert (made.coordinator.folder / "sign.key.next").is_file()
+    assert run.codes() == {"a": "", "b": ""}
 
 
 def test_keys_that_have_expired_count_no_more(tmp_path: Path) -> None:

@@ -335,6 +335,17 @@ def test_rotating_renews_everything_and_the_old_key_lasts_seven_days(made: Made)
     assert mode(folder / "sign.key") == mode(folder / "server.key") == 0o600
 
 
+def test_a_stolen_key_ends_at_once_also_for_clocks_that_are_behind(made: Made) -> None:
+    rotate(made.coordinator.folder, now=later(days=-3))
+    overlapping = made.coordinator.held().coordinator_keys(NOW)
+    assert len(overlapping) == 2
+    roster = rotate(made.coordinator.folder, at_once=True, now=NOW)
+    new = CoordinatorIdentity.load(made.coordinator.folder).key.public
+    assert new not in overlapping
+    for minutes in (-9, 0, 60 * 24 * 6):
+        assert roster.coordinator_keys(later(minutes=minutes)) == (new,)
+
+
 @pytest.mark.parametrize("writes", range(8))
 def test_a_crash_in_a_rotation_leaves_what_works(made: Made, monkeypatch, writes: int) -> None:
     """The power fails after that many renamed files: the key in use is in the roster, key and certificate fit."""
