@@ -18,6 +18,6 @@ def report(
 
     Example: `omnifed report runs/first`
     """
-    from omnifed.evaluation.report import write_report
+    from omnifed.reporting.report import write_report
 
     typer.echo(str(write_report(run)))

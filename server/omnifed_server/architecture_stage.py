@@ -70,7 +70,7 @@ class ArchitectureSearchStage(SearchStage):
                 image_size=size,
             )
             result = result.model_copy(update={"full_cost": self._cost(study, site, size, full=True)})
-        from omnifed.evaluation.reporting.search_figures import write_pareto
+        from omnifed.reporting.search_figures import write_pareto
 
         self.finish("architecture", result, {device.name: device.chosen for device in result.devices})
         write_pareto(result, self.folder / "architecture.svg")

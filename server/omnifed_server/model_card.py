@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnifed.evaluation.reporting.run import Run, load_run
 from omnifed.evaluation.score import MEAN
 from omnifed.evaluation.tables import MetricRow
 from omnifed.files import write_atomic
+from omnifed.reporting.run import Run, load_run
 from omnifed_server.card_words import LIMITS, METHODS, MODES, USE
 
 MODEL_CARD = "model-card.md"

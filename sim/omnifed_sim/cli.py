@@ -104,8 +104,8 @@ def main(
     screen, started = Screen(), time.perf_counter()
     with screen.live():
         report = run(chosen, out, screen)
-    from omnifed.evaluation.console import summary_table
-    from omnifed.evaluation.search_console import search_tables
+    from omnifed.reporting.console import summary_table
+    from omnifed.reporting.search_console import search_tables
 
     for shown in (*search_tables(out), summary_table(out)):
         screen.console.print(shown)

@@ -13,7 +13,6 @@ from omnifed.data.prepare import SiteData
 from omnifed.data.site_folder import load_site
 from omnifed.errors import OmniFedError
 from omnifed.evaluation.predict import predict_masks
-from omnifed.evaluation.report import write_report
 from omnifed.events import EventLog
 from omnifed.export.onnx import export_student
 from omnifed.federation.executor import Executor, ExecutorOf
@@ -22,6 +21,7 @@ from omnifed.models.registry import build_student
 from omnifed.models.scaling import architecture_key, costs
 from omnifed.models.weights import load_state
 from omnifed.privacy.rules import check_promises
+from omnifed.reporting.report import write_report
 from omnifed.transport.apps import client_app, server_app
 from omnifed.transport.flower_compat import Context, Grid, RecordDict
 from omnifed.transport.inprocess import InProcessGrid

@@ -149,7 +149,7 @@ def _search(
         wanted = settings(config, {**base, "arms": (), "search": (name,), **shared, name: own})
     chosen = open_run(out, wanted, resume=resume, overwrite=overwrite)
     # What is refused above does not wait for torch, MONAI and Flower, which take seconds.
-    from omnifed.evaluation.search_console import search_tables
+    from omnifed.reporting.search_console import search_tables
     from omnifed_sim.console import Screen
     from omnifed_sim.run import run
 

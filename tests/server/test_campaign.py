@@ -17,10 +17,10 @@ from two_hospitals import NO_EXPORT, SITES, Killed, World, config, site_data, sp
 from omnifed.config import parse
 from omnifed.data.prepare import SiteData
 from omnifed.errors import OmniFedError
-from omnifed.evaluation.report import write_report
 from omnifed.federation.replies import FailedReply, HelloReply
 from omnifed.federation.tasks import EvaluateTask, ExportTask, FitTask, Task, TeachTask
 from omnifed.models.spec import StudentSpec
+from omnifed.reporting.report import write_report
 from omnifed.teachers.spec import TeacherSpec
 from omnifed_server.campaign import CampaignResult, open_folder, plan_of
 from omnifed_server.federation_file import FederationConfig, load_federation

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from omnifed.evaluation.reporting.figures import _svg
 from omnifed.files import write_atomic
+from omnifed.reporting.figures import _svg
 from omnifed.search.results import ArchitectureResult, DeviceResult, NetworkResult
 
 _TRIED, _FRONT, _CHOSEN, _PAPER, _LIMIT = "#7f7f7f", "#2a7fc0", "#0d9a73", "#cf7a00", "#c0392b"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from omnifed.errors import OmniFedError
-from omnifed.evaluation.reporting.run import load_run
 from omnifed.files import write_atomic
+from omnifed.reporting.run import load_run
 
 
 def write_report(run: Path) -> Path:
@@ -28,7 +28,7 @@ def write_report(run: Path) -> Path:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
 
-        from omnifed.evaluation.reporting.page import context, p_value
+        from omnifed.reporting.page import context, p_value
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("jinja2", "markupsafe", "matplotlib"):
             raise
@@ -40,7 +40,7 @@ def write_report(run: Path) -> Path:
         ) from None
     loaded = load_run(run)
     environment = Environment(
-        loader=PackageLoader("omnifed.evaluation.reporting"),
+        loader=PackageLoader("omnifed.reporting"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -9,14 +9,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from omnifed.evaluation.reporting import figures
-from omnifed.evaluation.reporting.compare import POOLED, Comparison, compare
-from omnifed.evaluation.reporting.pictures import Case, label_colours, read_cases_of
-from omnifed.evaluation.reporting.run import CENTRAL, Run
-from omnifed.evaluation.reporting.search import search_context, search_sentences
 from omnifed.evaluation.score import MEAN, METRICS
 from omnifed.evaluation.tables import TEACHER
 from omnifed.privacy.membership import ATTACKS, MOST_FALSE
+from omnifed.reporting import figures
+from omnifed.reporting.compare import POOLED, Comparison, compare
+from omnifed.reporting.pictures import Case, label_colours, read_cases_of
+from omnifed.reporting.run import CENTRAL, Run
+from omnifed.reporting.search import search_context, search_sentences
 
 ARM_TEXT = {
     "local": "each site trains alone; nothing is shared",

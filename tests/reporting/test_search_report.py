@@ -15,13 +15,13 @@ from fake_run import make_run
 from rich.console import Console
 
 from omnifed.errors import OmniFedError
-from omnifed.evaluation.report import write_report
-from omnifed.evaluation.reporting.run import load_run
-from omnifed.evaluation.reporting.search_figures import write_pareto
-from omnifed.evaluation.search_console import search_table, search_tables
-from omnifed.evaluation.search_words import Names, agreement_words, chosen_words, points, told_apart_words
 from omnifed.models.scaling import architecture_key
 from omnifed.models.spec import StudentSpec
+from omnifed.reporting.report import write_report
+from omnifed.reporting.run import load_run
+from omnifed.reporting.search_console import search_table, search_tables
+from omnifed.reporting.search_figures import write_pareto
+from omnifed.reporting.search_words import Names, agreement_words, chosen_words, points, told_apart_words
 from omnifed.search.results import Agreement, ArchitectureResult, Difference, WeightResult
 
 

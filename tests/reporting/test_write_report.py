@@ -15,11 +15,11 @@ from fake_run import HELD_OUT, SITES, make_run
 from rich.console import Console
 
 from omnifed.errors import OmniFedError
-from omnifed.evaluation.console import summary_table
-from omnifed.evaluation.report import write_report
-from omnifed.evaluation.reporting.compare import POOLED, compare
-from omnifed.evaluation.reporting.run import load_run
 from omnifed.evaluation.tables import CaseRow, read_metrics, write_cases, write_metrics
+from omnifed.reporting.compare import POOLED, compare
+from omnifed.reporting.console import summary_table
+from omnifed.reporting.report import write_report
+from omnifed.reporting.run import load_run
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 

@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from omnifed.distill.spec import TERMS
-from omnifed.evaluation.reporting.run import load_run
-from omnifed.evaluation.search_words import TABLE3, agreement_words, names_of, points, told_apart_words, where
+from omnifed.reporting.run import load_run
+from omnifed.reporting.search_words import TABLE3, agreement_words, names_of, points, told_apart_words, where
 from omnifed.search.results import ArchitectureResult, DeviceResult, WeightResult
 
 
@@ -20,7 +20,7 @@ def search_tables(run: Path) -> list[Table]:
         run: the run folder.
 
     Raises:
-        OmniFedError: OF422 or OF423, as :func:`omnifed.evaluation.reporting.run.load_run`.
+        OmniFedError: OF422 or OF423, as :func:`omnifed.reporting.run.load_run`.
     """
     loaded = load_run(run)
     return [search_table(result) for result in (loaded.architecture, loaded.weights) if result]

@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from omnifed.evaluation.reporting.run import CENTRAL, Run, load_run
 from omnifed.evaluation.tables import TEACHER
+from omnifed.reporting.run import CENTRAL, Run, load_run
 
 
 def summary_table(run: Path) -> Table:
@@ -19,7 +19,7 @@ def summary_table(run: Path) -> Table:
         run: the run folder.
 
     Raises:
-        OmniFedError: OF422 or OF423, as :func:`omnifed.evaluation.reporting.run.load_run`.
+        OmniFedError: OF422 or OF423, as :func:`omnifed.reporting.run.load_run`.
     """
     loaded = load_run(run)
     columns = [*loaded.arms, *([TEACHER] if any(r.arm == TEACHER for r in loaded.metrics) else [])]

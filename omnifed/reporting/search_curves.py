@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from omnifed.evaluation.reporting.figures import _TEXT, _svg
+from omnifed.reporting.figures import _TEXT, _svg
 from omnifed.search.results import SiteWeights, Step, WeightResult
 
 _GREY, _GREEN = "#7f7f7f", "#0d9a73"

@@ -8,9 +8,9 @@ from typing import Any
 from markupsafe import Markup
 
 from omnifed.distill.spec import TERMS
-from omnifed.evaluation.reporting import search_curves, search_figures
-from omnifed.evaluation.reporting.run import Run
-from omnifed.evaluation.search_words import (
+from omnifed.reporting import search_curves, search_figures
+from omnifed.reporting.run import Run
+from omnifed.reporting.search_words import (
     EVIDENCE,
     METHOD,
     TABLE3,

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from omnifed.evaluation.reporting.run import Run
 from omnifed.evaluation.tables import TEACHER
+from omnifed.reporting.run import Run
 
 # After Okabe and Ito, with a contrast that holds on white and on dark; never the only sign: markers differ too.
 COLOURS = {

@@ -10,13 +10,13 @@ from fake_run import make_run
 from rich.console import Console
 
 from omnifed.errors import OmniFedError
-from omnifed.evaluation.console import summary_table
-from omnifed.evaluation.report import write_report
-from omnifed.evaluation.reporting.run import load_run
 from omnifed.evaluation.score import SUPPRESSED
 from omnifed.evaluation.tables import read_metrics, write_metrics
 from omnifed.files import write_json
 from omnifed.privacy.membership import AUDIT_FILE, Attack, Audit, SiteAudit
+from omnifed.reporting.console import summary_table
+from omnifed.reporting.report import write_report
+from omnifed.reporting.run import load_run
 
 WORDS = "suppressed (fewer than 20 cases)"
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from omnifed.evaluation.reporting.run import Run
 from omnifed.evaluation.score import MEAN
 from omnifed.evaluation.statistics import Difference, paired_difference
 from omnifed.evaluation.tables import TEACHER
+from omnifed.reporting.run import Run
 
 POOLED = "all sites"
 
