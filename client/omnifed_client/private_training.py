@@ -152,15 +152,14 @@ def _book(
     before = ledger.of(patients)
     arm = tuple(r for r in before if (r.campaign, r.arm) == (task.campaign, task.arm))
     allowed = min(dp.epsilon, limit) if limit is not None else dp.epsilon
-    if arm:
-        sigma = arm[-1].sigma
-    else:
-        ahead = (task.train.total_steps or task.train.first_step + task.train.steps) - task.train.first_step
-        sigma = noise_multiplier(allowed, delta, rate=rate, steps=max(ahead, task.train.steps))
+    ahead = max((task.train.total_steps or 0) - task.train.first_step, task.train.steps)
+    sigma = arm[-1].sigma if arm else noise_multiplier(allowed, delta, rate=rate, steps=ahead)
     new = Cost(sigma=sigma, rate=rate, steps=task.train.steps)
     _afford(arm, new, delta, allowed, "this arm")
     if limit is not None:
-        _afford(before, new, DPSpec().delta_of(len(patients)), limit, "all campaigns together")
+        # An arm that could not end would spend the patients' privacy on a model that nobody finishes.
+        whole = new if arm else new.model_copy(update={"steps": ahead})
+        _afford(before, whole, DPSpec().delta_of(len(patients)), limit, "all campaigns together")
     release = ledger.book(
         patients,
         campaign=task.campaign,
@@ -183,7 +182,7 @@ def _afford(before: tuple[Release, ...], new: Cost, delta: float, limit: float, 
         raise OmniFedError(
             "OF852",
             "A site trains no further when its patients' privacy budget is spent.",
-            seen=f"{what}: epsilon {epsilon(before, delta):.3f} of {limit:g} is spent, with this round {after:.3f}",
+            seen=f"{what}: epsilon {epsilon(before, delta):.3f} of {limit:g} is spent, it would be {after:.3f}",
             remedy="The last round's model stays. `omnifed-client epsilon` says what was spent on what.",
         )
 

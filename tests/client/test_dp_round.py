@@ -16,8 +16,8 @@ from omnifed.distill.spec import DistillSpec
 from omnifed.federation.replies import FailedReply, FitReply
 from omnifed.federation.tasks import FitTask
 from omnifed.models.spec import StudentSpec
-from omnifed.privacy.dp.accounting import epsilon
-from omnifed.privacy.dp.ledger import FOLDER, Ledger
+from omnifed.privacy.dp.accounting import epsilon, noise_multiplier
+from omnifed.privacy.dp.ledger import FOLDER, Cost, Ledger
 from omnifed.privacy.spec import DPSpec, PrivacySpec
 from omnifed.states import State
 from omnifed.teachers.spec import TeacherSpec
@@ -150,6 +150,16 @@ def test_all_campaigns_together_stay_below_the_policy(data: SiteData, tmp_path: 
     strict = SiteExecutor(data, tmp_path / "strict", epsilon_limit=1.0)
     trained(strict, fit_task(train=short))
     assert 0.98 <= epsilon(ledger_of(strict).releases, 12**-1.1) <= 1.0
+
+
+def test_an_arm_that_could_not_end_is_refused_before_it_spends_anything(data: SiteData, tmp_path: Path) -> None:
+    short = TRAIN.model_copy(update={"total_steps": 2})
+    site = SiteExecutor(data, tmp_path, epsilon_limit=5.2)
+    trained(site, fit_task(train=short))
+    # Its first round alone would fit.
+    spent = [*ledger_of(site).releases, Cost(sigma=noise_multiplier(4.0, 12**-1.1, rate=1.0, steps=6), rate=1, steps=2)]
+    assert epsilon(spent, 12**-1.1) < 5.2
+    assert refused(site, fit_task(campaign="two")) == "OF852"
 
 
 def test_without_a_policy_campaigns_count_by_themselves(data: SiteData, tmp_path: Path) -> None:
