@@ -99,6 +99,8 @@ def read_sealed(path: Path, key: bytes, purpose: str) -> tuple[State, dict[str, 
     try:
         content = vault.open(key, f"{purpose}/{path.name}", path.read_bytes())
         return load(content), json.loads(_head(io.BytesIO(content))["json"])
+    except OmniFedError as error:  # names the file: it is what the remedy is about
+        raise OmniFedError(error.code, error.rule, seen=f"{path}: {error.seen}", remedy=error.remedy) from None
     except _WRONG as error:
         raise _no_state(path, error) from None
 

@@ -40,8 +40,10 @@ def test_a_sites_file_opens_with_its_key_in_its_place_alone(tmp_path: Path) -> N
     moved.path.parent.mkdir()
     moved.path.write_bytes(file.path.read_bytes())
     for other in (moved, replace(file, key=bytes(32)), replace(file, purpose="site state")):
-        with pytest.raises(OmniFedError, match="OF875"):
+        with pytest.raises(OmniFedError, match="OF875") as caught:
             other.read()
+        assert str(other.path) in caught.value.seen
+        assert str(tmp_path) not in caught.value.public
 
 
 def test_a_state_folder_may_move_as_a_whole(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def open(key: bytes, purpose: str, data: bytes) -> bytes:
     if len(data) < OVERHEAD or not data.startswith(_HEADER):
         raise _closed("no sealed file of this version")
     try:
-        return cipher.decrypt(data[len(_HEADER) : start], data[start:], _HEADER)
+        return cipher.decrypt(data[len(_HEADER) : start], memoryview(data)[start:], _HEADER)
     except InvalidTag:
         raise _closed("altered, or sealed with another key or for another purpose") from None
 
@@ -74,5 +74,5 @@ def _closed(why: str) -> OmniFedError:
         "OF875",
         "What a site keeps encrypted opens with its own vault key alone, whole and unaltered.",
         seen=why,
-        remedy="Restore identity/vault.key and the file from one backup; a teacher's cache is made again by itself.",
+        remedy="Restore identity/vault.key and the file from one backup, or delete the file: its work is done again.",
     )
