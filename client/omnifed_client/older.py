@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from omnifed.files import locked
-from omnifed.states import SEALED
+from omnifed.states import SEALED, read_state
 from omnifed_client.store import SiteStore
 
 _CLEAR = (".safetensors", ".ckpt")
@@ -19,16 +19,23 @@ def seal_older(store: SiteStore) -> None:
 
     Raises:
         OmniFedError: OF103 if the disk is full: what is not sealed yet then stays in clear. OF104 if a file cannot be
-            read.
+            read, or a reply is damaged.
     """
     if not _found(store.folder):
         return
     with locked(store.folder / "sealing.lock"):
         for clear in _found(store.folder):
-            store.file(clear.with_suffix(SEALED)).take_over(clear)
+            store.file(_place(clear)).take_over(clear)
 
 
 def _found(folder: Path) -> list[Path]:
     states = (path for name in ("campaigns", "arms", "replies") for path in (folder / name).rglob("*"))
     # Weights of such a teacher are not here: they are deleted when the site is taught again.
     return [*(path for path in states if path.suffix in _CLEAR), *folder.glob("teachers/*/fit.ckpt")]
+
+
+def _place(clear: Path) -> Path:
+    """Where its content is looked for now: replies to rounds bear their round in their name."""
+    round_ = read_state(clear)[1].get("round", -1) if clear.parent.parent.name == "replies" else -1
+    mark = f"-{round_:04d}" if round_ >= 0 else ""
+    return clear.with_name(f"{clear.stem}{mark}{SEALED}")

@@ -69,7 +69,8 @@ class SiteStore:
 
     def _reply(self, task: Task) -> Path:
         digest = hashlib.sha256(task.model_dump_json().encode()).hexdigest()[:24]
-        return self.own / "replies" / task.arm / f"{task.kind}-{digest}{SEALED}"
+        mark = f"-{task.round:04d}" if isinstance(task, FitTask | PrivateTask) else ""
+        return self.own / "replies" / task.arm / f"{task.kind}-{digest}{mark}{SEALED}"
 
     def is_finished(self, task: Task) -> bool:
         """Whether exactly this task was finished before."""
@@ -86,23 +87,16 @@ class SiteStore:
     def finish(self, task: Task, reply: Reply, state: State) -> None:
         """Keeps a finished reply; replies to rounds that are long over are removed."""
         path = self._reply(task)
-        round_ = task.round if isinstance(task, FitTask | PrivateTask) else -1
-        self.file(path).write(state, {"reply": reply.model_dump(mode="json"), "round": round_})
+        self.file(path).write(state, {"reply": reply.model_dump(mode="json")})
         if isinstance(task, TrialTask):
             trials = sorted(path.parent.glob(f"trial-*{SEALED}"), key=lambda file: file.stat().st_mtime_ns)
             for old in trials[:-KEPT_TRIALS]:
                 old.unlink(missing_ok=True)
-        if round_ < KEPT_ROUNDS:
+        if not isinstance(task, FitTask | PrivateTask):
             return
-        for other in (file for kind in _ROUNDS for file in path.parent.glob(f"{kind}-*{SEALED}")):
-            if 0 <= self._round_of(other) <= round_ - KEPT_ROUNDS:
+        for other in (file for kind in _ROUNDS for file in path.parent.glob(f"{kind}-*-*{SEALED}")):
+            if _round_in(other) <= task.round - KEPT_ROUNDS:
                 other.unlink(missing_ok=True)
-
-    def _round_of(self, reply: Path) -> int:
-        try:
-            return int(self.file(reply).read()[1]["round"])
-        except OmniFedError:
-            return -1  # whoever asks for this reply is told that it does not open
 
     # The student, round by round --------------------------------------------------------------------------------
 
@@ -133,7 +127,7 @@ class SiteStore:
 
     def _prune(self, arm: str, what: str, keep: set[int]) -> None:
         for path in self._round(arm, 0, what).parent.glob(f"{what}-*{SEALED}"):
-            if int(path.stem.rpartition("-")[2]) not in keep:
+            if _round_in(path) not in keep:
                 path.unlink(missing_ok=True)
 
     def load_round(self, arm: str, round_: int) -> tuple[State, dict[str, Any]] | None:
@@ -144,7 +138,7 @@ class SiteStore:
     def last_round(self, arm: str, *, before: int | None = None) -> int | None:
         """The last round (below ``before``) after which the site has a state."""
         paths = (self.own / "arms" / arm).glob(f"round-*{SEALED}")
-        rounds = [int(path.stem.rpartition("-")[2]) for path in paths]
+        rounds = [_round_in(path) for path in paths]
         return max((r for r in rounds if before is None or r < before), default=None)
 
     def save_adopted(self, arm: str, round_: int, model: State, dice: float) -> None:
@@ -233,3 +227,8 @@ class SiteStore:
         """Folder of one teacher: the same specification finds the same teacher again."""
         digest = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:16]
         return self.folder / "teachers" / f"{spec.kind}-{digest}"
+
+
+def _round_in(path: Path) -> int:
+    """The round at the end of a file's name."""
+    return int(path.stem.rpartition("-")[2])

@@ -156,6 +156,19 @@ def test_old_rounds_are_removed_but_never_the_adopted_model(data: SiteData, tmp_
     assert store.adopted("a")[1] == 0.9
 
 
+def test_replies_to_rounds_that_are_long_over_are_removed(data: SiteData, tmp_path: Path) -> None:
+    store, state = SiteStore(tmp_path), {"x": np.ones(1, np.float32)}
+    reply = FitReply(id="t", site="squares", n=1, steps=1, loss={}, dice=0.5, adopted=True)
+    scored = EvaluateTask(id="e", arm="a", student=STUDENT)
+    store.finish(scored, EvaluateReply(id="e", site="squares", n=1, scores=()), {})
+    for round_ in range(5):
+        store.finish(fit_task(round_), reply, state)
+    found = [store.finished(fit_task(round_)) for round_ in range(5)]
+    assert [kept is not None for kept in found] == [False, False, False, True, True]
+    assert store.is_finished(scored)
+    assert len(list((tmp_path / "replies" / "a").iterdir())) == 3
+
+
 def test_a_site_that_missed_a_round_goes_on_from_its_newest_state(data: SiteData, tmp_path: Path) -> None:
     site = SiteExecutor(data, tmp_path)
     site.execute(fit_task(0, local_layers=("norm",)), {})

@@ -52,9 +52,14 @@ def unseal(store: SiteStore) -> list[Path]:
     """Puts students and replies back as releases left them that did not encrypt."""
     clear = []
     for path in [*store.own.glob("arms/*/*.sealed"), *store.own.glob("replies/*/*.sealed")]:
-        checkpoint = path == store.fit_checkpoint(path.parent.name, 1)
-        clear.append(path.with_suffix(".ckpt" if checkpoint else ".safetensors"))
-        write_state(clear[-1], *store.file(path).read())
+        state, meta = store.file(path).read()
+        name = f"{path.stem}.safetensors"
+        if path.parent.parent.name == "replies":
+            name, meta = f"{path.stem.rpartition('-')[0]}.safetensors", {**meta, "round": 0}
+        elif path == store.fit_checkpoint(path.parent.name, 1):
+            name = f"{path.stem}.ckpt"
+        clear.append(path.with_name(name))
+        write_state(clear[-1], state, meta)
         path.unlink()
     return clear
 
@@ -138,19 +143,24 @@ def test_a_state_that_lies_in_clear_is_sealed_once_and_no_work_is_lost(
 
 
 def test_all_that_derives_from_patients_is_taken_over_and_nothing_else(tmp_path: Path) -> None:
-    inside = ("campaigns/c/arms/a/round-0000", "campaigns/c/arms/a/private/update-0000", "campaigns/c/replies/a/fit-0")
-    clear = [f"{name}.safetensors" for name in inside] + ["campaigns/c/arms/a/fit-0001.ckpt", "teachers/t/fit.ckpt"]
+    arm = "campaigns/c/arms/a"
+    clear = {
+        f"{arm}/round-0000.safetensors": f"{arm}/round-0000.sealed",
+        f"{arm}/private/update-0000.safetensors": f"{arm}/private/update-0000.sealed",
+        f"{arm}/fit-0001.ckpt": f"{arm}/fit-0001.sealed",
+        "campaigns/c/replies/a/fit-ab.safetensors": "campaigns/c/replies/a/fit-ab-0003.sealed",
+        "teachers/t/fit.ckpt": "teachers/t/fit.sealed",
+    }
     others = ["teachers/t/weights.safetensors", "campaigns/c/models/a/model.onnx", "prepared/k/train.images.npy"]
-    for name in clear + others:
-        write_state(tmp_path / name, {"w": np.full(16, 7.0)}, {"name": name})
+    for name in [*clear, *others]:
+        write_state(tmp_path / name, {"w": np.full(16, 7.0)}, {"name": name, "round": 3})
     store = SiteStore(tmp_path)
     for _ in range(2):
         seal_older(store)
         there = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-        sealed = {str(Path(name).with_suffix(".sealed")) for name in clear}
-        assert there == {*sealed, *others, "identity/vault.key", "sealing.lock"}
-    for name in clear:
-        assert store.file((tmp_path / name).with_suffix(".sealed")).read()[1] == {"name": name}
+        assert there == {*clear.values(), *others, "identity/vault.key", "sealing.lock"}
+    for name, sealed in clear.items():
+        assert store.file(tmp_path / sealed).read()[1] == {"name": name, "round": 3}
 
 
 @pytest.mark.parametrize("damage", ["cut", "a bit", "another key", "another round"])
