@@ -17,7 +17,7 @@ from omnifed.federation.tasks import BenchTask
 from omnifed.files import write_json
 from omnifed.models.scaling import architecture_key
 from omnifed.models.spec import StudentSpec
-from omnifed.teachers.base import Progress
+from omnifed.progress import Progress
 from omnifed_client.store import SiteStore
 
 UNSTEADY = "OF701"

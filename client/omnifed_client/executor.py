@@ -27,8 +27,8 @@ from omnifed.federation.tasks import (
     UnmaskTask,
 )
 from omnifed.models.base import partition
+from omnifed.progress import Progress
 from omnifed.states import State
-from omnifed.teachers.base import Progress
 from omnifed.trust.identity import SiteIdentity
 from omnifed_client import benching, exporting, secure, student, teaching, trials
 from omnifed_client.older import seal_older

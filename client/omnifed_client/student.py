@@ -21,8 +21,8 @@ from omnifed.models.registry import build_student
 from omnifed.models.spec import StudentSpec
 from omnifed.models.student import Student
 from omnifed.models.weights import load_state, to_state, to_tensors
+from omnifed.progress import Progress
 from omnifed.states import State, add_prefix, strip_prefix
-from omnifed.teachers.base import Progress
 from omnifed.training.batches import Batches
 from omnifed.training.loop import FitResult, Objective, fit
 from omnifed.training.objectives import distilled, supervised, with_proximal

@@ -12,7 +12,8 @@ from omnifed.errors import OmniFedError
 from omnifed.federation.replies import TeachReply
 from omnifed.federation.tasks import TeachTask
 from omnifed.files import write_json
-from omnifed.teachers.base import Progress, Teacher
+from omnifed.progress import Progress
+from omnifed.teachers.base import Teacher
 from omnifed.teachers.cache import TeacherCache
 from omnifed.teachers.registry import build_teacher
 from omnifed.teachers.spec import TeacherSpec

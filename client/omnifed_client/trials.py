@@ -17,8 +17,8 @@ from omnifed.federation.replies import TrialReply
 from omnifed.federation.tasks import TrialTask
 from omnifed.models.registry import build_student
 from omnifed.models.weights import load_state
+from omnifed.progress import Progress
 from omnifed.states import State
-from omnifed.teachers.base import Progress
 from omnifed.training.loop import FitResult, Objective, fit
 from omnifed.training.objectives import distilled, supervised
 from omnifed_client.gate import every_case_dice

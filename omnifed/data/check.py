@@ -13,12 +13,12 @@ from omnifed.config import Frozen
 from omnifed.data.case import Case, has_label, read_case
 from omnifed.data.normalise import normalise, resize_image, resize_mask
 from omnifed.data.overlay import SIDE, contact_sheet, overlay, to_uint8
-from omnifed.data.prepare import Progress
 from omnifed.data.readers.registry import reading_run
 from omnifed.data.site import IGNORE, SiteConfig
 from omnifed.data.site_folder import Site
 from omnifed.data.splits import plan
 from omnifed.files import write_atomic
+from omnifed.progress import Progress
 
 TILES = 24
 """Cases on a contact sheet, evenly over the index."""

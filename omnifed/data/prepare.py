@@ -6,7 +6,7 @@ import hashlib
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,11 +24,10 @@ from omnifed.data.splits import plan
 from omnifed.data.spool import Entry, Spool, label_counts, load_split
 from omnifed.errors import OmniFedError
 from omnifed.files import locked, not_written, write_atomic, write_json
+from omnifed.progress import Progress
 
 PREPROCESSING = "1"
 """Version of everything between file and array; part of every key. Raise it when prepared pixels change."""
-Progress = Callable[[int, int, str], None]
-"""``progress(done, total, text)``."""
 
 
 @dataclass(frozen=True)

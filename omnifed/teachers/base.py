@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from omnifed.data.prepared import Prepared
 from omnifed.models.base import Out
+from omnifed.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from omnifed.states import StateFile
-
-Progress = Callable[[int, int, str], None]
-"""``progress(done, total, text)``; called at least once a second or so on long work, may do nothing."""
 
 WEIGHTS = "teacher weights"
 """Purpose for which :meth:`Teacher.save` seals."""

@@ -25,8 +25,9 @@ from omnifed.data.prepared import Prepared
 from omnifed.data.views import apply_view, mirrorings
 from omnifed.errors import OmniFedError
 from omnifed.models.base import Out
+from omnifed.progress import Progress
 from omnifed.states import read_sealed, write_sealed
-from omnifed.teachers.base import Progress, Teacher
+from omnifed.teachers.base import Teacher
 from omnifed.teachers.network import PREPROCESSING
 
 log = logging.getLogger(__name__)

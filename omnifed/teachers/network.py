@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from omnifed.data.prepared import Prepared
 from omnifed.errors import OmniFedError
 from omnifed.models.base import Out
+from omnifed.progress import Progress
 from omnifed.states import StateFile, read_sealed, write_sealed
-from omnifed.teachers.base import WEIGHTS, Progress
+from omnifed.teachers.base import WEIGHTS
 from omnifed.training.spec import TrainSpec
 
 PREPROCESSING = 1

@@ -18,8 +18,9 @@ from omnifed.evaluation.metrics import mean_dice
 from omnifed.evaluation.predict import predict_masks
 from omnifed.export.session import Session, read_model
 from omnifed.models.base import Out, SiteSpec
+from omnifed.progress import Progress
 from omnifed.states import StateFile, read_sealed, write_sealed
-from omnifed.teachers.base import WEIGHTS, Progress
+from omnifed.teachers.base import WEIGHTS
 from omnifed.teachers.checkpoints import require_file, require_hash
 from omnifed.teachers.network import PREPROCESSING
 from omnifed.teachers.spec import TeacherSpec

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from omnifed.data.prepared import Prepared
 from omnifed.errors import OmniFedError
 from omnifed.models.base import Out
+from omnifed.progress import Progress
 from omnifed.states import StateFile
-from omnifed.teachers.base import Progress
 from omnifed.training import checkpoint as disk
 from omnifed.training.batch import Batch
 from omnifed.training.batches import Batches

@@ -24,8 +24,8 @@ from omnifed.models.registry import build_student
 from omnifed.models.spec import StudentSpec
 from omnifed.models.student import Student
 from omnifed.models.weights import load_state, to_state
+from omnifed.progress import Progress
 from omnifed.states import State, StateFile
-from omnifed.teachers.base import Progress
 from omnifed.training.batch import Batch
 from omnifed.training.batches import Batches
 from omnifed.training.loop import fit

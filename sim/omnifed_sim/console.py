@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from omnifed.teachers.base import Progress as Callback
+from omnifed.progress import Progress as Callback
 
 
 class Screen:

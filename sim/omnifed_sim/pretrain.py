@@ -22,8 +22,8 @@ from omnifed.data.normalise import normalise
 from omnifed.data.prepared import Prepared
 from omnifed.files import write_json
 from omnifed.models.base import SiteSpec
+from omnifed.progress import Progress
 from omnifed.states import StateFile, write_state
-from omnifed.teachers.base import Progress
 from omnifed.teachers.checkpoints import as_float16
 from omnifed.teachers.network import seeded
 from omnifed.teachers.sam import HEADS, TINY_SIZE

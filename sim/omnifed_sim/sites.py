@@ -8,7 +8,7 @@ from pathlib import Path
 from omnifed.data.prepare import SiteData, prepare
 from omnifed.data.site_folder import load_site
 from omnifed.errors import OmniFedError
-from omnifed.teachers.base import Progress
+from omnifed.progress import Progress
 from omnifed_sim.config import SimConfig
 from omnifed_sim.phantoms import write_preset
 from omnifed_sim.phantoms.plans import PRESETS

@@ -19,8 +19,8 @@ from omnifed.distill.omnikd import OmniKD
 from omnifed.distill.spec import DistillSpec
 from omnifed.errors import OmniFedError
 from omnifed.models.base import BOTTLENECK, Out
+from omnifed.progress import Progress
 from omnifed.states import StateFile
-from omnifed.teachers.base import Progress
 from omnifed.training.batch import Batch
 from omnifed.training.loop import fit
 from omnifed.training.objectives import Distilled, distilled, supervised, teacher_objective, with_proximal

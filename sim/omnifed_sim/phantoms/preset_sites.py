@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from omnifed.data.propose import write_site_toml
 from omnifed.data.site import SiteConfig
 from omnifed.files import write_atomic
+from omnifed.progress import Progress
 from omnifed_sim.made_sites import make_site
 from omnifed_sim.phantoms.formats import write_case
 from omnifed_sim.phantoms.plans import PRESETS, RARE_WHEN_JUDGED, Plan, Preset
@@ -22,8 +23,6 @@ from omnifed_sim.phantoms.stream import PHANTOMS
 
 VERSION = 2
 """Goes up whenever the same seed gives other pixels; folders of another version are written anew."""
-
-Progress = Callable[[int, int, str], None]
 
 
 def write_preset(
