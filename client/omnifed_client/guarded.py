@@ -20,7 +20,8 @@ from omnifed.privacy.dp import ledger
 from omnifed.states import State
 from omnifed.trust.audit import AuditLog, What, own_keys
 from omnifed.trust.identity import SiteIdentity
-from omnifed.trust.policy import FILE, SIGNATURE, Policy, first_policy, policy_hash, read_policy, renew_signature
+from omnifed.trust.policy import FILE, SIGNATURE, Policy, policy_hash, read_policy, renew_signature
+from omnifed.trust.proposal import first_policy
 from omnifed_client.config import ClientConfig
 from omnifed_client.permission import narrow, refuse
 from omnifed_client.store import SiteStore
@@ -52,7 +53,7 @@ def policy_of(config: ClientConfig, identity: SiteIdentity | None) -> Policy | N
     if identity is None:
         return read_policy(folder, None) if (folder / FILE).is_file() else None
     if not any((folder / name).exists() for name in (FILE, SIGNATURE, SERVED)):
-        first_policy(folder, identity.key)
+        first_policy(folder, identity.key, identity.kit.policy)
     policy = read_policy(folder, own_keys(identity))
     renew_signature(folder, identity.key)
     return policy

@@ -13,8 +13,10 @@ from omnifed.errors import OmniFedError
 from omnifed.files import write_atomic
 from omnifed.trust import enrolment
 from omnifed.trust.expiry import warnings_of_site
+from omnifed.trust.identity import SiteIdentity
 from omnifed.trust.kit import Kit, open_kit
-from omnifed.trust.policy import FILE, first_policy
+from omnifed.trust.policy import FILE, load_policy
+from omnifed.trust.proposal import differences, first_policy
 from omnifed.trust.signing import Signed, fingerprint
 from omnifed_client.config import load_client
 
@@ -59,6 +61,8 @@ def join(
 ) -> None:
     """Takes the coordinator's answer to enrol or rotate.
 
+    A site without policy begins with a cautious one, or what the federation proposes where that is stricter.
+
     Examples: `omnifed-client join ct-kit.json`;
     `omnifed-client join ct-kit.json --fingerprint "ab12 cd34 ..."` in scripts
     """
@@ -74,8 +78,9 @@ def join(
         confirm("Has the coordinator read this fingerprint to you?", yes)
     identity = enrolment.join(folder, signed)
     console.print(f"{identity.site} has joined {opened.federation}, until {opened.expires:%Y-%m-%d}.", style="green")
-    if first_policy(folder, identity.key):
+    if first_policy(folder, identity.key, opened.policy):
         console.print(f"Review {folder / FILE}: omnifed-client policy show --site {identity.site}", style="green")
+    say_differences(console, identity)
     for line in warnings_of_site(identity):
         console.print(line, style="yellow")
 
@@ -90,6 +95,16 @@ def identity_folder(site: str, state: Path | None) -> Path:
         raise OmniFedError("OF143", "A client must be told which site it is.", remedy="Give --site NAME.")
     # Identity needs no data: any folder stands for it.
     return load_client(site, data=Path(), state=state).state / "identity"
+
+
+def say_differences(console: Console, identity: SiteIdentity) -> None:
+    """Prints where the federation proposes another policy than the site has."""
+    proposal = identity.kit.policy
+    lines = differences(load_policy(identity.folder), proposal) if proposal else []
+    if lines:
+        console.print("The federation proposes otherwise; what is in your file holds:", style="yellow")
+        for line in lines:
+            console.print(f"  {line}", style="yellow")
 
 
 def _hand_over(site: str, request: Signed, out: Path | None) -> None:

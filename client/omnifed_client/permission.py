@@ -58,7 +58,7 @@ def _narrow_fit(task: FitTask, policy: Policy, roster: Roster | None) -> FitTask
 def _check_private(asked: PrivacySpec, policy: Policy, roster: Roster | None) -> None:
     if len(asked.sites) < policy.min_sites:
         refuse("OF824", "A private round needs as many sites as the site's policy asks for.", f"{len(asked.sites)}")
-    if asked.threshold < (policy.min_threshold or least_threshold(len(asked.sites))):
+    if asked.threshold < max(policy.min_threshold, least_threshold(len(asked.sites))):
         refuse("OF824", "A private round needs the threshold that the site's policy asks for.", f"{asked.threshold}")
     for site, wanted in policy.partners.items():
         keys = roster.keys_of(site) if roster and site in asked.sites else ()

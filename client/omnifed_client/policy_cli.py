@@ -10,9 +10,10 @@ from rich.table import Table
 from omnifed.cli.shared import App
 from omnifed.trust.audit import own_keys
 from omnifed.trust.identity import SiteIdentity
-from omnifed.trust.policy import FILE, Policy, first_policy, load_policy, read_policy, sign_policy
+from omnifed.trust.policy import FILE, Policy, load_policy, read_policy, sign_policy
+from omnifed.trust.proposal import first_policy
 from omnifed.trust.signing import fingerprint
-from omnifed_client.identity_cli import Site, State, identity_folder
+from omnifed_client.identity_cli import Site, State, identity_folder, say_differences
 
 commands = App(
     help="""What this site lets a federation do with its data (docs/policy.md).
@@ -34,6 +35,7 @@ def show(site: Site = "", state: State = None) -> None:
     """
     folder = identity_folder(site, state)
     Console().print(_table(load_policy(folder)))
+    say_differences(Console(highlight=False, soft_wrap=True, markup=False), SiteIdentity.load(folder))
     _say_in_force(folder)
 
 
@@ -54,7 +56,7 @@ def sign(site: Site = "", state: State = None) -> None:
     """
     folder = identity_folder(site, state)
     identity = SiteIdentity.load(folder)
-    if not first_policy(folder, identity.key):
+    if not first_policy(folder, identity.key, identity.kit.policy):
         sign_policy(folder, identity.key)
     Console().print(_table(load_policy(folder)))
     _say_in_force(folder)

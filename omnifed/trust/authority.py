@@ -20,6 +20,7 @@ from omnifed.trust.certificates import SKEW, make_authority
 from omnifed.trust.enrolment import open_request
 from omnifed.trust.identity import CoordinatorIdentity, Federation
 from omnifed.trust.kit import KIT, Kit
+from omnifed.trust.proposal import read_proposal
 from omnifed.trust.roster import ROSTER, Roster, Term
 from omnifed.trust.signing import Signed, SigningKey
 
@@ -90,13 +91,14 @@ def admit(
         now: for tests.
 
     Returns:
-        The kit, for the site.
+        The kit, for the site, with the policy that the coordinator's folder proposes, if there is one.
 
     Raises:
-        OmniFedError: OF802 if the request was altered, OF806 without the authority's keys, OF807 if the name or the
-            keys are taken, OF816 without the passphrase.
+        OmniFedError: OF101, OF102 or OF821 if that policy is of no use, OF802 if the request was altered, OF806 without
+            the authority's keys, OF807 if the name or the keys are taken, OF816 without the passphrase.
     """
     asked, now = open_request(request), now or datetime.now(UTC)
+    proposal = read_proposal(folder, now.date())
     with opened(folder, authority, passphrase) as ours:
         site = admitted(ours.roster, asked, replace=replace, now=now)
         others = [member for member in ours.roster.members if member.site != asked.site]
@@ -111,6 +113,7 @@ def admit(
             roster=signed,
             issued=now,
             expires=site.terms[-1].until,
+            policy=proposal,
         )
         return Signed.seal(KIT, kit, ours.keys.root)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ipaddress
 import re
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, Field, SerializerFunctionWrapHandler, model_serializer
 
 from omnifed.config import Frozen
+from omnifed.trust.policy import Policy
 from omnifed.trust.roster import FEDERATION_NAME, HEX_KEY, ROSTER, SITE_NAME, Roster
 from omnifed.trust.signing import Signed
 
@@ -53,6 +54,7 @@ class Kit(Frozen):
         ca: PEM certificate of the authority behind the coordinator's TLS certificate.
         roster: who belongs to the federation; it arrives again with tasks when it changes.
         issued, expires: the site's keys are valid in between.
+        policy: what the federation proposes; the keys that it names are those that were set.
     """
 
     federation: str = Field(pattern=FEDERATION_NAME)
@@ -63,6 +65,14 @@ class Kit(Frozen):
     roster: Signed
     issued: AwareDatetime
     expires: AwareDatetime
+    policy: Policy | None = None
+
+    @model_serializer(mode="wrap")
+    def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Only what is proposed: without a proposal releases before it take the kit too."""
+        values: dict[str, Any] = handler(self)
+        del values["policy"]
+        return values | ({"policy": self.policy.model_dump(mode="json", exclude_unset=True)} if self.policy else {})
 
 
 def open_kit(signed: Signed) -> Kit:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Collection
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,8 +23,6 @@ from omnifed.trust.signing import Signed, SigningKey
 POLICY = "policy"
 """Context of the signature."""
 FILE, SIGNATURE = "policy.toml", "policy.sig"
-TERM = timedelta(days=365)
-"""Of the policy that a site begins with."""
 Kind = Literal["teach", "fit", "evaluate", "export", "trial", "bench"]
 Mode = Literal["mean", "private", "robust"]
 
@@ -41,7 +39,8 @@ class Policy(Frozen):
         epsilon: the most that a patient may spend in all campaigns together; 0 sets no bound of its own.
         require_dp: no student is trained without differential privacy; a teacher may be, as it never leaves.
         min_sites: of a private round.
-        min_threshold: sites that must stay to the end of a private round; 0 takes two thirds of them, at least 3.
+        min_threshold: sites that must stay to the end of a private round, if it is more than two thirds of them and
+            more than 3.
         partners: sites that must take part in a private round, with the fingerprints of their keys.
         min_cases: classes with fewer cases, and smaller counts, leave the site suppressed.
         expires: the last day on which the policy holds.
@@ -60,8 +59,12 @@ class Policy(Frozen):
     min_cases: int = Field(20, ge=1)
     expires: date
 
-    def check_date(self, today: date | None = None) -> None:
+    def check_date(self, today: date | None = None, then: str = "omnifed-client policy sign --site NAME") -> None:
         """Refuses to go on after the last day (UTC).
+
+        Args:
+            today: for tests.
+            then: command with which a new date takes effect.
 
         Raises:
             OmniFedError: OF821.
@@ -71,7 +74,7 @@ class Policy(Frozen):
                 "OF821",
                 "A site works while its policy holds.",
                 seen=f"it expired on {self.expires}",
-                remedy="Review policy.toml, set a new date, then: omnifed-client policy sign --site NAME.",
+                remedy=f"Review policy.toml, set a new date, then: {then}.",
             )
 
 
@@ -145,25 +148,6 @@ def sign_policy(folder: Path, key: SigningKey) -> Policy:
     return policy
 
 
-def first_policy(folder: Path, key: SigningKey, today: date | None = None) -> bool:
-    """Writes and signs the policy that a site begins with, if there is none.
-
-    Args:
-        folder: identity folder of the site.
-        key: of the site.
-        today: for tests.
-
-    Returns:
-        Whether it was written.
-    """
-    if (folder / FILE).exists():
-        return False
-    expires = (today or datetime.now(UTC).date()) + TERM
-    write_atomic(folder / FILE, _FIRST.format(expires=expires).encode(), mode=0o600)
-    sign_policy(folder, key)
-    return True
-
-
 def _content(folder: Path) -> bytes:
     try:
         return (folder / FILE).read_bytes()
@@ -203,27 +187,3 @@ def _unsigned(seen: str) -> OmniFedError:
         seen=seen,
         remedy="Read the file, then: omnifed-client policy sign --site NAME (where there is none it writes one first).",
     )
-
-
-_FIRST = """\
-# What this site lets a federation do with its data. docs/policy.md says what each key stops.
-# After each change: omnifed-client policy sign --site NAME
-
-expires = {expires}                 # the last day; then the client stops until somebody has looked at this again
-
-purposes = ["research"]
-tasks = ["teach", "fit", "evaluate", "export", "trial", "bench"]
-modes = ["mean", "private", "robust"]   # ["private"]: no update of this site alone is ever seen by anybody
-max_campaigns = 20
-max_rounds = 200                        # trainings of one campaign
-min_cases = 20                          # classes with fewer cases leave without scores
-
-epsilon = 8.0                           # of differential privacy, over all campaigns; 0 sets no bound
-require_dp = false
-
-min_sites = 3                           # of a private round
-min_threshold = 0                       # 0: two thirds of the sites of a private round, at least 3
-
-# [partners]                            # sites that must take part in a private round: their keys' fingerprints
-# other_hospital = "ab12 cd34 ab12 cd34 ab12 cd34 ab12 cd34"
-"""

@@ -18,6 +18,8 @@ from omnifed.trust import authority as trust
 from omnifed.trust.enrolment import open_request
 from omnifed.trust.expiry import warnings_of_coordinator
 from omnifed.trust.identity import CoordinatorIdentity
+from omnifed.trust.policy import FILE
+from omnifed.trust.proposal import read_proposal
 from omnifed.trust.roster import Member
 from omnifed.trust.signing import fingerprint
 
@@ -58,6 +60,9 @@ def init(
         if encrypt
         else "Its keys are in clear: whoever has that disk can admit. To encrypt them: omnifed-server passphrase."
     )
+    console.print(
+        f"A policy that you propose to the sites: {folder / FILE}, as in docs/policy.md, before you admit them."
+    )
     console.print(f'Next: identity = "{folder}" in the federation\'s file, and for each site: omnifed-server admit.')
 
 
@@ -84,6 +89,8 @@ def admit(
     console.print(f"fingerprint  {fingerprint(asked.sign)}")
     if asked.previous:
         console.print(f"in place of  {fingerprint(asked.previous)}")
+    if read_proposal(identity) is not None:
+        console.print(f"policy       {identity / FILE} is proposed to it")
     confirm(f"Has {asked.site} read this fingerprint to you?", yes)
     kit = trust.admit(identity, signed, authority=authority, passphrase=passphrase, replace=replace)
     file = out or Path(f"{asked.site}-kit.json")

@@ -14,6 +14,7 @@ import pytest
 from omnifed.trust.authority import admit, found, revoke, rotate
 from omnifed.trust.enrolment import open_request
 from omnifed.trust.identity import CoordinatorIdentity, SiteIdentity
+from omnifed.trust.policy import FILE, load_policy
 from omnifed.trust.signing import Signed, fingerprint
 from omnifed_client.config import ClientConfig
 from omnifed_client.identity_checks import check_identity
@@ -130,6 +131,32 @@ def test_rotating(joined: Hospital) -> None:
     assert joined.run("join", "kit.json").returncode == 0
     new = open_request(Signed.read((joined.folder / "new.json").read_bytes(), "request"))
     assert SiteIdentity.load(joined.state / "identity").key.public == new.sign != old
+
+
+def test_a_proposed_policy_is_taken_at_first_and_shown_later(hospital: Hospital) -> None:
+    last = datetime.now(UTC).date() + timedelta(days=99)
+    proposal, file = hospital.folder / "coordinator" / FILE, hospital.state / "identity" / FILE
+    proposal.write_text(f'expires = {last}\npurposes = ["care", "research"]\nmodes = ["private"]\n')
+    hospital.run("enrol", "--site", "ct")
+    hospital.answer()
+    done = hospital.run("join", "kit.json", "--yes")
+    assert done.returncode == 0, done.stderr
+    policy = load_policy(file.parent)
+    assert (policy.modes, policy.expires, policy.purposes) == (("private",), last, ("research",))
+    # Where ours is stricter, it says so.
+    assert 'purposes: proposed ["care", "research"], here ["research"]' in done.stdout
+    assert "modes:" not in done.stdout
+
+    before = file.read_bytes()
+    proposal.write_text(f'expires = {last}\nmodes = ["mean"]\nmin_cases = 5\n')
+    hospital.answer()
+    for command in (("join", "kit.json"), ("policy", "show", "--site", "ct")):
+        done = hospital.run(*command)
+        assert done.returncode == 0, done.stderr
+        assert 'modes: proposed ["mean"], here ["private"]' in done.stdout
+        assert "min_cases: proposed 5, here 20" in done.stdout
+        assert "purposes:" not in done.stdout
+    assert file.read_bytes() == before
 
 
 def test_misuse_ends_with_its_number(joined: Hospital) -> None:

@@ -125,7 +125,8 @@ def test_a_site_may_insist_on_differential_privacy() -> None:
         ({}, private(2, 2), "OF824"),
         ({}, private(6, 4), ""),
         ({}, private(6, 3), "OF824"),  # two thirds of six are four
-        ({"min_threshold": 3}, private(6, 3), ""),
+        ({"min_threshold": 3}, private(6, 3), "OF824"),
+        ({"min_threshold": 3}, private(6, 4), ""),
         ({"min_threshold": 5}, private(6, 4), "OF824"),
         ({"min_threshold": 5}, private(6, 5), ""),
     ],

@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from omnifed.errors import OmniFedError
-from omnifed.trust.policy import FILE, SIGNATURE, first_policy
+from omnifed.trust.policy import FILE, SIGNATURE
+from omnifed.trust.proposal import first_policy
 from omnifed_client.cli import app
 from omnifed_client.config import ClientConfig
 from omnifed_client.state_checks import check_policy

@@ -26,7 +26,8 @@ from PIL import Image
 from omnifed.processes import free_port
 from omnifed.trust.authority import admit, found, revoke
 from omnifed.trust.enrolment import enrol, join
-from omnifed.trust.policy import FILE, first_policy, sign_policy
+from omnifed.trust.policy import FILE, sign_policy
+from omnifed.trust.proposal import first_policy
 from omnifed.trust.signing import SigningKey
 
 MARK, SITE = "OMNIFED_TEST_MARK", "OMNIFED_TEST_SITE"

@@ -10,7 +10,8 @@ from harness import Federation
 
 from omnifed.trust.audit import Anchor, AuditLog
 from omnifed.trust.identity import SiteIdentity
-from omnifed.trust.policy import FILE, first_policy, sign_policy
+from omnifed.trust.policy import FILE, sign_policy
+from omnifed.trust.proposal import first_policy
 from omnifed.trust.signing import SigningKey
 
 

@@ -104,6 +104,20 @@ def test_init_says_what_to_compare_and_what_to_take_away(tmp_path: Path) -> None
     assert 'identity = "id"' in done.stdout
 
 
+def test_a_proposed_policy_goes_into_the_kit_and_a_bad_one_nowhere(folder: Path) -> None:
+    request(folder, "ct")
+    proposal = folder / "identity" / "policy.toml"
+    proposal.write_text("expires = 2099-01-01\nrounds = 3\n")
+    refused(server(folder, "admit", "ct-request.json", "--yes"), "OF102")
+    assert json.loads(server(folder, "roster", "--json").stdout)["version"] == 1
+    proposal.write_text("expires = 2099-01-01\nmax_rounds = 3\n")
+    done = server(folder, "admit", "ct-request.json", "--yes")
+    assert "identity/policy.toml is proposed to it" in done.stdout
+    policy = open_kit(Signed.read((folder / "ct-kit.json").read_bytes(), "kit")).policy
+    assert policy is not None
+    assert policy.max_rounds == 3
+
+
 def test_a_no_changes_nothing(folder: Path) -> None:
     request(folder, "ct")
     done = server(folder, "admit", "ct-request.json", answer="n\n")

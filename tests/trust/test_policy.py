@@ -11,14 +11,13 @@ from omnifed.errors import OmniFedError
 from omnifed.trust.policy import (
     FILE,
     SIGNATURE,
-    TERM,
     Policy,
-    first_policy,
     load_policy,
     policy_hash,
     read_policy,
     sign_policy,
 )
+from omnifed.trust.proposal import TERM, first_policy
 from omnifed.trust.signing import Signed, SigningKey
 
 KEY = SigningKey.generate()
