@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from omnifed.errors import OmniFedError
 from omnifed.processes import Child, Stop, alone, flower_env, free_port, holder, listens, stoppable
@@ -16,13 +17,6 @@ from omnifed.processes import Child, Stop, alone, flower_env, free_port, holder,
 
 def program(code: str, tmp_path: Path, **options: float) -> Child:
     return Child("x", [sys.executable, "-c", code], tmp_path / "x.log", **options)
-
-
-def until(condition, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 def test_a_program_that_ends_is_started_again_after_a_pause(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ class Status:
 @contextmanager
 def turn(path: Path, task_id: str, cancelled: Callable[[str], None]) -> Iterator[None]:
     """One task at a time. The same task waits for its twin; another one ends it: the coordinator has moved on."""
+    told = ""
     with path.open("a+") as file:
         while True:
             try:
@@ -59,7 +60,9 @@ def turn(path: Path, task_id: str, cancelled: Callable[[str], None]) -> Iterator
             except BlockingIOError:
                 file.seek(0)
                 pid, _, running = file.read().partition(" ")
-                if running and running != task_id and pid.isdigit():
+                # Once: a process may take longer to end than this waits.
+                if running and running not in (task_id, told) and pid.isdigit():
+                    told = running
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(int(pid), signal.SIGTERM)
                         cancelled(running)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from waiting import LONG_S, until
 
 from omnifed.errors import OmniFedError
 from omnifed.federation.tasks import FitTask, HelloTask
@@ -26,13 +28,6 @@ from omnifed_client.config import ClientConfig
 from omnifed_client.status import Status, turn
 
 STUDENT = StudentSpec.parse("omnisegnet:alpha=0.6,beta=0.5,stem_stride=2")
-
-
-def until(done, seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
 
 
 def fit(name: str, steps: int = 1) -> FitTask:
@@ -89,7 +84,8 @@ def test_hello_and_a_task_that_is_asked_twice(worker: WorkerExecutor, config: Cl
 
 
 def running(config: ClientConfig) -> tuple[int, str]:
-    pid, _, task = (config.state / "work.lock").read_text().partition(" ")
+    lock = config.state / "work.lock"
+    pid, _, task = (lock.read_text() if lock.is_file() else "").partition(" ")
     return int(pid or 0), task
 
 
@@ -104,7 +100,7 @@ def test_a_task_that_is_killed_is_a_reply_with_a_number(worker: WorkerExecutor, 
     thread, found = ask(worker, fit("killed", steps=5000))
     until(lambda: running(config)[1] == "killed")
     os.kill(running(config)[0], signal.SIGKILL)
-    thread.join(20)
+    thread.join(LONG_S)
     assert (found[0].kind, found[0].code, found[0].site) == ("failed", "OF517", "here")
     assert worker.execute(HelloTask(id="h2"), {})[0].kind == "hello"
 
@@ -130,7 +126,7 @@ def test_another_task_ends_the_running_one(worker: WorkerExecutor, config: Clien
     thread, found = ask(worker, fit("old", steps=5000))
     until(lambda: running(config)[1] == "old")
     assert worker.execute(fit("new"), {})[0].kind == "fit"
-    thread.join(20)
+    thread.join(LONG_S)
     assert found[0].code == "OF517"
     assert events(config, "old") == ["started", "cancelled"]
 
@@ -147,6 +143,19 @@ def test_one_turn_at_a_time(tmp_path: Path) -> None:
     with turn(path, "a", print):
         assert path.read_text() == f"{os.getpid()} a"
     assert path.read_text() == ""
+
+
+def test_who_ends_slowly_is_told_once(tmp_path: Path) -> None:
+    path, said = tmp_path / "lock", []
+    with subprocess.Popen(["sleep", "60"]) as other, path.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.write(f"{other.pid} old")
+        held.flush()
+        release = threading.Timer(0.7, lambda: fcntl.flock(held, fcntl.LOCK_UN))  # three looks later
+        release.start()
+        with turn(path, "new", said.append):
+            assert said == ["old"]
+        assert other.wait() == -signal.SIGTERM
 
 
 def test_progress_is_written_twice_a_second_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 from served_files import by_command_line, png
+from waiting import until
 
 from omnifed.data.readers.dicom import read
 from omnifed.data.readers.dicom_seg import read_mask
@@ -43,14 +44,6 @@ def finished(page: httpx.Client, job: str) -> dict[str, Any]:
             return said
         time.sleep(0.05)
     raise AssertionError("the job never ended")
-
-
-def becomes(true: Callable[[], bool], within_s: float = 30) -> bool:
-    """Whether it comes to hold in time: the server may be slow."""
-    until = time.monotonic() + within_s
-    while not true() and time.monotonic() < until:
-        time.sleep(0.02)
-    return true()
 
 
 def error_of(answer: httpx.Response) -> str:
@@ -157,8 +150,8 @@ def test_an_upload_that_breaks_off_leaves_nothing(server: Any) -> None:
                 f"PUT /jobs/{job}/files/0 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc".encode()
             )
             # Broken off before the file is there, the test would look before the server had begun.
-            assert becomes(lambda: bool(server.left()))
-        assert becomes(lambda: not server.left())
+            until(server.left)
+        until(lambda: not server.left())
         page.delete(f"/jobs/{job}")
 
 

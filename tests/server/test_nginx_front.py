@@ -12,13 +12,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from omnifed.errors import OmniFedError
 from omnifed.processes import free_port, listens
@@ -66,13 +67,6 @@ class Note(BaseHTTPRequestHandler):
 
     def log_message(self, *about: object) -> None:
         pass
-
-
-def until(done: Callable[[], bool], seconds: float = 15.0) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @contextmanager
@@ -257,6 +251,7 @@ def test_it_ends_with_its_supervisor_and_what_is_left_is_cleared(identity: Path,
     until(lambda: not listens("127.0.0.1", port))
 
     supervisor, master = start()
+    until(Path(f"/proc/{master}/task/{master}/children").read_text)  # it listens a moment before it has workers
     supervisor.send_signal(signal.SIGSTOP)
     os.kill(master, signal.SIGKILL)  # its workers go on: nginx does not watch its master
     supervisor.kill()

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from waiting import until
 
 from omnifed.federation.replies import FailedReply
 from omnifed.processes import flower, flower_env
@@ -127,13 +128,6 @@ def test_sleeps_are_brief_after_a_message_and_never_long(monkeypatch: pytest.Mon
     assert quick.monotonic is time.monotonic
 
 
-def until(done, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def test_a_launch_forks_works_and_is_reaped(tmp_path: Path) -> None:
     def work(address: str, token: str, *, insecure: bool) -> None:
         (tmp_path / "seen").write_text(json.dumps([address, token, insecure, os.getppid(), os.getpid()]))
@@ -219,11 +213,11 @@ def test_a_superexec_without_its_parent_ends_although_its_node_never_answers(tmp
         parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=log, text=True, env=env)
     assert parent.stdout
     pid = parent.stdout.readline().strip()
-    until(lambda: "retrying" in (tmp_path / "log").read_text(), 30)
+    until(lambda: "retrying" in (tmp_path / "log").read_text())
     parent.kill()
     parent.wait()
     stat = Path(f"/proc/{pid}/stat")
-    until(lambda: not stat.is_file() or stat.read_text().rpartition(")")[2].split()[0] == "Z", 20)
+    until(lambda: not stat.is_file() or stat.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
 def test_a_fork_ends_with_its_superexec_although_it_waits(tmp_path: Path) -> None:
@@ -235,8 +229,8 @@ def test_a_fork_ends_with_its_superexec_although_it_waits(tmp_path: Path) -> Non
         "ForkExecutor('h', work, work).launch(spec); time.sleep(99)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code])
-    until(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text(), 30)
+    until(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text())
     parent.kill()
     parent.wait()
     stat = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
-    until(lambda: not stat.is_file() or stat.read_text().rpartition(")")[2].split()[0] == "Z", 10)
+    until(lambda: not stat.is_file() or stat.read_text().rpartition(")")[2].split()[0] == "Z")
