@@ -25,7 +25,7 @@ demo: env
 	$(BIN)/omnifed-sim --preset hospitals --image-size 96 --teacher-steps 40 --out $(OUT) --overwrite
 
 test: env
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: env
 	$(BIN)/python -m pytest -m slow --ignore=tests/deployed
