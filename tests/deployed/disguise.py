@@ -34,14 +34,12 @@ RELEASE = """
 import importlib.machinery, os
 _get_code = importlib.machinery.SourceFileLoader.get_code
 def get_code(self, name):
-    if name != "omnifed.federation.tasks":
+    if name != "omnifed.federation.protocol":
         return _get_code(self, name)
     source = self.get_data(self.path).decode()
     for line in os.environ["OMNIFED_TEST_RELEASE"].split("|"):
-        key = line.split(" = ")[0]
-        kept = [row for row in source.splitlines() if row.split(":")[0].split(" = ")[0] == key]
-        assert len(kept) == 1, key
-        source = source.replace(kept[0] + "\\n", line + "\\n")
+        assert "\\n" + line.split(" = ")[0] in source, line
+        source += line + "\\n"
     return compile(source, self.path, "exec")
 importlib.machinery.SourceFileLoader.get_code = get_code
 """

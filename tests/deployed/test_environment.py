@@ -12,6 +12,8 @@ from disguise import clock, release
 from harness import Federation
 from twin import difference, twin
 
+from omnifed.federation.protocol import PROTOCOL
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 DEAD = {"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9", "ALL_PROXY": "http://127.0.0.1:9"}
 
@@ -146,7 +148,7 @@ def test_a_site_that_is_too_old_is_told_so_at_both_ends(tmp_path: Path) -> None:
 
 def test_an_older_site_that_is_understood_works_on(tmp_path: Path) -> None:
     # The coordinator is a release ahead, and knows a field that no site does.
-    newer = release(tmp_path / "new", PROTOCOL=4, MIN_PROTOCOL=2, SINCE={"fit.base": 4})
+    newer = release(tmp_path / "new", PROTOCOL=PROTOCOL + 1, SINCE={"fit.base": PROTOCOL + 1})
     with Federation(tmp_path / "f") as federation:
         federation.start_server(env=newer)
         for site in federation.sites:
