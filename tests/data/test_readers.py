@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import os
 from pathlib import Path
 
 import numpy as np
@@ -321,6 +322,20 @@ def test_chosen_frames_are_decoded_in_the_order_asked_for(tmp_path: Path) -> Non
     data.PixelData = np.repeat(np.array([500, 501, 502], "<i2"), 4).tobytes()
     data.save_as(tmp_path / "m.dcm")
     assert [(s.frame, s.pixels[0, 0]) for s in frames(tmp_path / "m.dcm", [2, 0])] == [(3, 4), (1, 0)]
+
+
+def test_a_file_in_the_place_of_another_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, name in enumerate("ab"):  # of one size, and said to be of one time
+        (tmp_path / name).mkdir()
+        dicom(tmp_path / name / "x.dcm", np.full((8, 8), value))
+        os.utime(tmp_path / name / "x.dcm", ns=(0, 0))
+    found = []
+    for name in "ab":
+        monkeypatch.chdir(tmp_path / name)
+        found.append(int(read_image(Path("x.dcm")).slices[0].pixels[0, 0]))
+    dicom(tmp_path / "b" / "x.dcm", np.full((8, 8), 2))
+    os.utime(tmp_path / "b" / "x.dcm", ns=(0, 0))
+    assert [*found, int(read_image(Path("x.dcm")).slices[0].pixels[0, 0])] == [-1000, -998, -996]
 
 
 def test_relative_paths_are_those_of_the_working_folder_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,13 @@ class Keep(Generic[T]):
         self._value: T | None = None
 
     def get(self, path: Path, make: Callable[[], T], *more: Any) -> T:
-        """The kept value, if it is of this file, unchanged, and of the same ``more``; else what ``make`` gives."""
+        """The kept value, if it is of this file, unchanged, and of the same ``more``; else what ``make`` gives.
+
+        The inode and its own time tell: the time of a file's change can be set, and a relative path names another file
+        elsewhere.
+        """
         stat = path.stat()
-        key = (path, stat.st_mtime_ns, stat.st_size, *more)
+        key = (stat.st_dev, stat.st_ino, stat.st_ctime_ns, stat.st_size, *more)
         if self._value is None or key != self._key:
             self._value = None
             self._value, self._key = make(), key
