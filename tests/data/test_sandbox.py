@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +159,26 @@ def test_it_is_replaced_after_many_questions(tmp_path: Path, monkeypatch: pytest
     assert pids[0] == pids[1] != pids[2] == pids[3]
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries keep memory by rules of their own")
+def test_memory_of_one_file_serves_the_next(tmp_path: Path) -> None:
+    sizes = ((400, 500, 3), (300, 400, 3), (400, 500), (700, 500), (512, 512))  # 450 pages of memory together
+    for k, size in enumerate(sizes):
+        png(tmp_path / f"{k}.png", np.zeros(size, np.uint8))
+
+    def faults_of_reading(times: int) -> int:
+        def so_far() -> int:
+            return int(Path(f"/proc/{SANDBOX.pid}/stat").read_text().rpartition(")")[2].split()[7])
+
+        before = so_far() if SANDBOX.pid else 0
+        for _ in range(times):
+            for k in range(len(sizes)):
+                read_image(tmp_path / f"{k}.png")
+        return so_far() - before
+
+    faults_of_reading(3)
+    assert faults_of_reading(5) < 450
+
+
 def test_threads_get_their_own_answers(tmp_path: Path) -> None:
     for k in range(4):
         png(tmp_path / f"{k}.png", np.full((8, 8), k, np.uint8))
@@ -256,6 +279,35 @@ def test_heads_that_are_none(head: bytes) -> None:
         threading.Thread(target=there.sendall, args=(head,)).start()
         with pytest.raises(wire.Broken):
             wire.receive(here, room=8)
+
+
+def test_many_and_large_arrays_pass_with_a_file(tmp_path: Path) -> None:
+    arrays = [np.full((k, 3), k, np.float32) for k in range(3 * wire._MAX_PARTS)] + [np.arange(2**18)]
+    here, there = socket.socketpair()
+    with here, there, (tmp_path / "f").open("w") as file:
+        sending = threading.Thread(target=wire.send, args=(there, {}, arrays, file.fileno()))
+        sending.start()
+        _, got, fd = wire.receive(here, room=2**22, takes_fd=True)
+        sending.join()
+        assert fd is not None
+        assert os.fstat(fd).st_ino == (tmp_path / "f").stat().st_ino
+        wire.close_fd(fd)
+    assert len(got) == len(arrays)
+    assert all(np.array_equal(a, b) for a, b in zip(got, arrays, strict=True))
+
+
+def test_one_who_takes_a_question_byte_by_byte_gains_no_time() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+
+        def nibble() -> None:
+            with suppress(OSError):
+                while there.recv(2**17):
+                    time.sleep(0.05)
+
+        threading.Thread(target=nibble, daemon=True).start()
+        with pytest.raises(TimeoutError):
+            wire.send(here, {}, [np.zeros(2**26, np.uint8)], deadline=time.monotonic() + 0.5)
 
 
 def test_arrays_pass_as_they_are() -> None:

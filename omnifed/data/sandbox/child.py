@@ -28,7 +28,8 @@ def main() -> None:
     link = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the asking process ends this one
     warnings.simplefilter("ignore")  # they quote headers
-    sys.modules["requests"] = None  # type: ignore[assignment]  # pydicom loads it, 0.1 s, to download its examples
+    for name in ("requests", "tqdm"):  # pydicom loads them, 0.1 s, to download its examples
+        sys.modules[name] = None  # type: ignore[assignment]
     restraint = Restraint()
     wire.send(link, {"ready": restraint.missing})
     while True:

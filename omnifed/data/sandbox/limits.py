@@ -8,7 +8,6 @@ import resource
 import signal
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 
 SMALL = 4 * 2**20
 """Bytes of a file up to which the limits are those of a small file."""
@@ -59,20 +58,25 @@ class Restraint:
 
     def __init__(self) -> None:
         self.missing = confine()
-        self._most = _address_space() + _MOST_MEMORY
+        self._statm = _open_statm()
+        self._most = self._address_space() + _MOST_MEMORY
         _limit(resource.RLIMIT_AS, self._most, self._most)
 
     def hold(self, limits: Limits) -> None:
         """Begins a question; a processor time that is over ends the process at once, whatever it is doing."""
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_PROF, limits.cpu_s)
-        most = max(limits.memory, _address_space() + limits.memory // 2)
+        most = max(limits.memory, self._address_space() + limits.memory // 2)
         _limit(resource.RLIMIT_AS, min(self._most, most), self._most)
 
     def release(self) -> None:
         """Ends a question."""
         signal.setitimer(signal.ITIMER_PROF, 0)
         _limit(resource.RLIMIT_AS, self._most, self._most)
+
+    def _address_space(self) -> int:
+        """Bytes of this process's address space; 0 where the system does not tell."""
+        return 0 if self._statm is None else int(os.pread(self._statm, 32, 0).split()[0]) * resource.getpagesize()
 
 
 def confine() -> tuple[str, ...]:
@@ -103,12 +107,12 @@ def _limit(which: int, soft: int, hard: int) -> bool:
     return True
 
 
-def _address_space() -> int:
-    """Bytes of this process's address space; 0 where the system does not tell."""
+def _open_statm() -> int | None:
+    """Kept open: it is read before each question."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        return os.open("/proc/self/statm", os.O_RDONLY)
     except OSError:
-        return 0
+        return None
 
 
 def _no_network(libc: ctypes.CDLL) -> bool:

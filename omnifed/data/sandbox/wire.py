@@ -7,7 +7,9 @@ import os
 import socket
 import struct
 import time
+from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,13 +21,21 @@ KINDS = frozenset(f"{order}{kind}" for order, kinds in (("|", ("b1", "u1", "i1")
 """Types of array that are believed: plain numbers."""
 _LENGTH = struct.Struct(">I")
 _MAX_FDS = 1
+_MAX_PARTS = 64
+"""Buffers of one call to the system."""
 
 
 class Broken(Exception):  # noqa: N818 (never seen by a user)
     """What came is no message: whoever sent it cannot be believed any more."""
 
 
-def send(link: socket.socket, head: dict[str, Any], arrays: Sequence[np.ndarray] = (), fd: int | None = None) -> None:
+def send(
+    link: socket.socket,
+    head: dict[str, Any],
+    arrays: Sequence[np.ndarray] = (),
+    fd: int | None = None,
+    deadline: float | None = None,
+) -> None:
     """Sends a message.
 
     Args:
@@ -33,20 +43,21 @@ def send(link: socket.socket, head: dict[str, Any], arrays: Sequence[np.ndarray]
         head: anything JSON takes; the key ``arrays`` is the message's own.
         arrays: plain numbers, of :data:`KINDS` once they are in native order.
         fd: file descriptor that the receiver gets a copy of.
+        deadline: of ``time.monotonic``; None waits for ever.
+
+    Raises:
+        TimeoutError: the deadline has passed.
     """
     whole = [np.ascontiguousarray(array, array.dtype.newbyteorder("=")) for array in arrays]
     text = json.dumps({**head, "arrays": [[array.dtype.str, array.shape] for array in whole]}).encode()
     if len(text) > HEAD_BYTES:
         raise ValueError("the head of a message is too long")
-    length = _LENGTH.pack(len(text))
-    if fd is None:
-        link.sendall(length + text)  # at once: the other end wakes once
-    else:
-        socket.send_fds(link, [length], [fd])
-        link.sendall(text)
-    for array in whole:
-        if array.size:
-            link.sendall(array.data.cast("B"))
+    left = deque([memoryview(_LENGTH.pack(len(text)) + text), *(a.data.cast("B") for a in whole if a.size)])
+    with_fd = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))]
+    while left:  # as much as possible at once: the other end wakes seldom
+        _wait(link, deadline)
+        _advance(left, link.sendmsg(list(islice(left, _MAX_PARTS)), with_fd))
+        with_fd = []
 
 
 def receive(
@@ -75,14 +86,14 @@ def receive(
         if not first:
             raise EOFError
         prefix[: len(first)] = first
-        _fill(link, memoryview(prefix)[len(first) :], deadline)
+        _fill(link, [memoryview(prefix)[len(first) :]], deadline)
     else:
-        _fill(link, memoryview(prefix), deadline)
+        _fill(link, [memoryview(prefix)], deadline)
     (length,) = _LENGTH.unpack(prefix)
     if length > HEAD_BYTES:
         raise Broken(f"a head of {length} bytes")
     text = bytearray(length)
-    _fill(link, memoryview(text), deadline)
+    _fill(link, [memoryview(text)], deadline)
     try:
         head = json.loads(bytes(text))
         shapes = [_checked(*entry) for entry in head.pop("arrays")]
@@ -90,12 +101,8 @@ def receive(
         raise Broken(f"a head that is none ({type(error).__name__})") from None
     if sum(_bytes(kind, shape) for kind, shape in shapes) > room:
         raise Broken("more than was asked for")
-    arrays = []
-    for kind, shape in shapes:
-        array = np.empty(shape, kind)
-        if array.size:
-            _fill(link, array.data.cast("B"), deadline)
-        arrays.append(array)
+    arrays = [np.empty(shape, kind) for kind, shape in shapes]
+    _fill(link, [array.data.cast("B") for array in arrays if array.size], deadline)
     return head, arrays, fds[0] if fds else None
 
 
@@ -119,16 +126,28 @@ def _wait(link: socket.socket, deadline: float | None) -> None:
     link.settimeout(left)
 
 
-def _fill(link: socket.socket, buffer: memoryview, deadline: float | None) -> None:
-    while buffer:
+def _fill(link: socket.socket, buffers: Sequence[memoryview], deadline: float | None) -> None:
+    left = deque(buffer for buffer in buffers if buffer)
+    while left:
         _wait(link, deadline)
         try:
-            count = link.recv_into(buffer)
+            count = link.recvmsg_into(list(islice(left, _MAX_PARTS)))[0]
         except ConnectionResetError:
             count = 0
         if not count:
             raise EOFError
-        buffer = buffer[count:]
+        _advance(left, count)
+
+
+def _advance(left: deque[memoryview], count: int) -> None:
+    """Takes off what ``count`` bytes have emptied or filled."""
+    while count:
+        taken = min(count, len(left[0]))
+        count -= taken
+        if taken < len(left[0]):
+            left[0] = left[0][taken:]
+        else:
+            left.popleft()
 
 
 def close_fd(fd: int | None) -> None:
