@@ -112,7 +112,7 @@ def read_heads(path: Path, files: Sequence[Path]) -> tuple[list[FileHead], list[
     failed: list[tuple[str, OmniFedError]] = []
     for file in files:
         try:
-            head = read_head(file)
+            head = read_head(file, whole=len(files) == 1)
             if head is not None:
                 heads.append(head)
         except OmniFedError as error:
@@ -128,15 +128,19 @@ def read_heads(path: Path, files: Sequence[Path]) -> tuple[list[FileHead], list[
     return heads, failed
 
 
-def read_head(path: Path) -> FileHead | None:
+def read_head(path: Path, *, whole: bool = False) -> FileHead | None:
     """Reads the header of a file; None if it holds no image.
+
+    Args:
+        path: the file.
+        whole: its frames are asked for next.
 
     Raises:
         OmniFedError: OF212 damaged, OF213 too large, OF214 deflated, OF880..OF883.
     """
     size = path.stat().st_size
     head, arrays = SANDBOX.ask(
-        "dicom head", {"path": str(path)}, limits_for(size), _Head, about=str(path), room=_GEOMETRY
+        "dicom head", {"path": str(path), "whole": whole}, limits_for(size), _Head, about=str(path), room=_GEOMETRY
     )
     if not head.image:
         return None
@@ -173,7 +177,7 @@ def frames(path: Path, indices: Sequence[int] | None = None, *, voi: bool = Fals
     Raises:
         OmniFedError: OF212 damaged, OF213 too large, OF214 deflated, OF216 no image or no decoder, OF880..OF883.
     """
-    head = read_head(path)
+    head = read_head(path, whole=True)
     if head is None:
         raise refused("OF216", f"{path}: no image")
     yield from frames_of(head, indices, voi=voi)

@@ -81,10 +81,15 @@ def open_dicom(path: Path, *, pixels: bool = True) -> pydicom.Dataset:
         raise damaged(path, error) from None
 
 
-def head(path: str) -> Answer:
-    """What the parent learns of a file before its pixels: :class:`omnifed.data.readers.dicom.FileHead`."""
+def head(path: str, whole: bool) -> Answer:
+    """What the parent learns of a file before its pixels: :class:`omnifed.data.readers.dicom.FileHead`.
+
+    Args:
+        path: the file.
+        whole: its pixels are asked for next: it is read once for both questions.
+    """
     file = Path(path)
-    data = open_dicom(file, pixels=False)
+    data = _opened.get(file, lambda: open_dicom(file)) if whole else open_dicom(file, pixels=False)
     if "Rows" not in data or str(data.get("Modality", "")) in NO_IMAGE:
         return {"image": False}, []
     count = frame_count(data)
@@ -206,13 +211,14 @@ def _physical(data: pydicom.Dataset, stored: np.ndarray, k: int, voi: bool) -> n
     else:
         pixels = stored.astype(np.float32)
         if slope is not None and intercept is not None:
-            pixels = pixels * np.float32(slope) + np.float32(intercept)
+            pixels *= np.float32(slope)
+            pixels += np.float32(intercept)
     if voi and ("WindowCenter" in data or "VOILUTSequence" in data):
         # A window of width 0 or a table without entries: the display hint is broken, not the image.
         with contextlib.suppress(ValueError):
             # A table is indexed by whole numbers; a window takes any.
             pixels = apply_voi_lut(pixels.astype(np.int32) if "VOILUTSequence" in data else pixels, data)
-    pixels = pixels.astype(np.float32)
+    pixels = pixels.astype(np.float32, copy=False)
     if data.PhotometricInterpretation == "MONOCHROME1":
         pixels = pixels.max() + pixels.min() - pixels
     return pixels

@@ -31,11 +31,18 @@ _MM = {"meter": 1e3, "micron": 1e-3}
 
 
 def load(path: Path) -> nib.Nifti1Image:
-    """Opens a volume and checks its size; no voxel is read.
+    """Opens a volume and checks its size; no voxel is read. It is kept for the next question about it.
 
     Raises:
         OmniFedError: OF211 not a 2D or 3D volume, OF212 damaged, OF213 too large.
     """
+    return _image.get(path, lambda: _load(path))
+
+
+_image: Keep[nib.Nifti1Image] = Keep()
+
+
+def _load(path: Path) -> nib.Nifti1Image:
     try:
         image = nib.load(path)
     except MemoryError:
