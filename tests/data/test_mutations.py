@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "hostile"))
@@ -12,6 +13,7 @@ from bombs import BOMBS, Bomb, write
 from mutations import mutated
 from valid_files import PLANTED, Valid, dicom_files, other_files
 
+from omnifed.data.readers.base import Picture
 from omnifed.data.readers.registry import mask_values, read_image, read_mask
 from omnifed.data.sandbox.process import SANDBOX
 from omnifed.errors import OmniFedError
@@ -59,6 +61,32 @@ def test_damage_ends_in_a_number_or_an_image_and_quotes_no_patient(kind: Valid, 
         assert PLANTED not in text
         if SANDBOX.pid:  # none after a file that ended it
             assert most_kib() < LARGEST_KIB
+
+
+def outcome(kind: Valid, path: Path, ct: Picture) -> list[np.ndarray] | str:
+    """What a file is read as."""
+    try:
+        return read_mask(path, ct) if kind.mask else [piece.pixels for piece in read_image(path).slices]
+    except OmniFedError as error:
+        return error.code
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_damaged_file_does_not_change_what_the_next_one_is_read_as(kind: Valid, tmp_path: Path) -> None:
+    ct_path, whole, damaged = (tmp_path / f"{name}{kind.suffix}" for name in ("ct", "whole", "damaged"))
+    ct_path = ct_path.with_suffix(".dcm")
+    ct_path.write_bytes(KINDS[0].data)
+    whole.write_bytes(kind.data)
+    SANDBOX.close()
+    ct = read_image(ct_path)
+    alone = outcome(kind, whole, ct)
+    for number in range(6):
+        damaged.write_bytes(mutated(kind.data, kind.suffix, (8, KINDS.index(kind), number)))
+        outcome(kind, damaged, ct)
+        after = outcome(kind, whole, ct)
+        assert type(after) is type(alone)
+        assert len(after) == len(alone)
+        assert all(np.array_equal(a, b) for a, b in zip(after, alone, strict=True))
 
 
 def test_damage_is_the_same_each_time_and_is_damage() -> None:
