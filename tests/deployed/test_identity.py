@@ -15,8 +15,9 @@ import pytest
 from harness import Federation, make_site, wait
 from twin import difference, twin
 
-from omnifed.trust.authority import admit, found
+from omnifed.trust.authority import admit, found, rotate
 from omnifed.trust.enrolment import enrol, join
+from omnifed.trust.identity import CoordinatorIdentity, SiteIdentity
 
 
 def test_a_campaign_with_identity_ends_with_the_same_bytes_as_one_without(tmp_path: Path) -> None:
@@ -100,6 +101,7 @@ def test_a_site_is_admitted_and_another_revoked_while_the_campaign_runs(tmp_path
         fed.wait_event(lambda e: e["event"] == "site" and e["site"] == "east" and e["state"] == "lost", 60, after=told)
         assert fed.clients["east"].wait(90) == 2
         assert "OF811" in fed.log("client-east")
+        rotate(fed.coordinator, at_once=True)
         assert [fed.pids("superlink"), fed.pids("supernode", "north")] == pids, "nobody else was touched"
         assert fed.finish(300) == 0
         assert fed.left_behind() == []
@@ -108,6 +110,9 @@ def test_a_site_is_admitted_and_another_revoked_while_the_campaign_runs(tmp_path
         assert ("fedbn", last, "late") in counted
         assert ("fedbn", last, "east") not in counted
         assert max(counted.values()) == 1
+        # The stolen key has ended at the sites, and nobody was restarted for it.
+        keys = SiteIdentity.load(fed.state("north") / "identity").roster().coordinator_keys()
+        assert keys == (CoordinatorIdentity.load(fed.coordinator).key.public,)
 
 
 @pytest.mark.slow
