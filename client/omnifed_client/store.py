@@ -225,7 +225,9 @@ class SiteStore:
 
     def teacher_folder(self, spec: TeacherSpec) -> Path:
         """Folder of one teacher: the same specification finds the same teacher again."""
-        digest = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:16]
+        # Whoever is not public keeps the name from before there was that word: teaching again would take hours.
+        about = spec.model_dump_json(exclude=None if spec.public else {"public"})
+        digest = hashlib.sha256(about.encode()).hexdigest()[:16]
         return self.folder / "teachers" / f"{spec.kind}-{digest}"
 
 

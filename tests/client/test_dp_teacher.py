@@ -20,6 +20,7 @@ from omnifed.federation.tasks import TeachTask
 from omnifed.models.registry import build_student
 from omnifed.teachers.spec import TeacherSpec
 from omnifed_client.executor import SiteExecutor
+from omnifed_client.store import SiteStore
 
 DISTILL = DistillSpec(weights={"logits": 1.5}, scales=PUBLIC_SCALES)
 
@@ -108,3 +109,12 @@ def test_what_the_site_made_itself_is_no_public_teacher(data: SiteData, teacher:
         assert isinstance(reply, FailedReply)
         assert reply.code == "OF856"
         assert str(tmp_path) not in reply.model_dump_json()
+
+
+def test_a_teacher_of_a_former_release_is_found_again_and_a_public_one_has_its_own_folder(
+    teacher: TeacherSpec, tmp_path: Path
+) -> None:
+    store = SiteStore(tmp_path)
+    assert store.teacher_folder(TeacherSpec()).name == "sam-tiny-f990048ff7234fbc"
+    own = teacher.model_copy(update={"public": False})
+    assert store.teacher_folder(own) != store.teacher_folder(teacher)
