@@ -1,13 +1,16 @@
 """What is secret on a site's disk: AES-256-GCM (NIST SP 800-38D), one key a purpose out of the site's vault key.
 
 A sealed text is ``OFV1``, a random nonce of 96 bits, and the ciphertext with its tag of 128 bits: 32 bytes more than
-the data. The key of a purpose is HKDF-SHA256 (RFC 5869) of the vault key with the purpose as ``info``, so that what was
-sealed for one purpose opens for no other. Random nonces bound a purpose to 2^32 sealed texts.
+the data. One of more than 2^30 bytes (SAM ViT-H has 2.5 GB) is ``OFV2``, 64 random bits, and pieces with a tag each:
+the nonce of a piece is these bits, whether it is the last, and its number (STREAM, Hoang et al., CRYPTO 2015). The key
+of a purpose is HKDF-SHA256 (RFC 5869) of the vault key with the purpose as ``info``, so that what was sealed for one
+purpose opens for no other. Random nonces bound a purpose to 2^32 sealed texts.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -19,9 +22,11 @@ from omnifed.errors import OmniFedError
 KEY_BYTES = 32
 """Of a vault key."""
 OVERHEAD = 32
-"""Bytes by which a sealed text is longer than its data."""
-_HEADER = b"OFV1"
-_NONCE = 12
+"""Bytes by which a sealed text of one piece is longer than its data."""
+PIECE = 2**30
+"""Bytes of a piece; AES-GCM of the library takes 2^31 - 1 at a time. Part of the format."""
+_HEADER, _LONG = b"OFV1", b"OFV2"
+_NONCE, _START, _TAG = 12, 8, 16
 
 
 def seal(key: bytes, purpose: str, data: bytes) -> bytes:
@@ -33,13 +38,16 @@ def seal(key: bytes, purpose: str, data: bytes) -> bytes:
         data: any bytes.
 
     Returns:
-        ``data`` sealed, :data:`OVERHEAD` bytes longer; different at each call.
+        ``data`` sealed, :data:`OVERHEAD` bytes longer (or some more above :data:`PIECE`); different at each call.
 
     Raises:
         OmniFedError: OF875 if the key has another size.
     """
+    cipher = _cipher(key, purpose)
+    if len(data) > PIECE:
+        return b"".join(_sealed_pieces(cipher, data))
     nonce = secrets.token_bytes(_NONCE)
-    return _HEADER + nonce + _cipher(key, purpose).encrypt(nonce, data, _HEADER)
+    return _HEADER + nonce + cipher.encrypt(nonce, data, _HEADER)
 
 
 def open(key: bytes, purpose: str, data: bytes) -> bytes:
@@ -55,12 +63,31 @@ def open(key: bytes, purpose: str, data: bytes) -> bytes:
     """
     cipher = _cipher(key, purpose)
     start = len(_HEADER) + _NONCE
-    if len(data) < OVERHEAD or not data.startswith(_HEADER):
+    if len(data) < OVERHEAD or not data.startswith((_HEADER, _LONG)):
         raise _closed("no sealed file of this version")
     try:
+        if data.startswith(_LONG):
+            return b"".join(_opened_pieces(cipher, memoryview(data)[len(_LONG) :]))
         return cipher.decrypt(data[len(_HEADER) : start], memoryview(data)[start:], _HEADER)
     except InvalidTag:
         raise _closed("altered, or sealed with another key or for another purpose") from None
+
+
+def _sealed_pieces(cipher: AESGCM, data: bytes) -> Iterator[bytes]:
+    start = secrets.token_bytes(_START)
+    yield _LONG + start
+    for i in range(0, len(data), PIECE):
+        yield cipher.encrypt(_nonce(start, i // PIECE, i + PIECE >= len(data)), memoryview(data)[i : i + PIECE], _LONG)
+
+
+def _opened_pieces(cipher: AESGCM, data: memoryview) -> Iterator[bytes]:
+    start, step = bytes(data[:_START]), PIECE + _TAG
+    for i in range(_START, len(data), step):
+        yield cipher.decrypt(_nonce(start, i // step, i + step >= len(data)), data[i : i + step], _LONG)
+
+
+def _nonce(start: bytes, number: int, last: bool) -> bytes:
+    return start + (last << 31 | number).to_bytes(_NONCE - _START, "big")
 
 
 def _cipher(key: bytes, purpose: str) -> AESGCM:

@@ -62,3 +62,44 @@ def test_processes_that_make_the_key_at_the_same_moment_get_the_same_one(tmp_pat
         keys = set(pool.map(lambda _: vault_key(tmp_path / "identity" / "vault.key"), range(64)))
     assert len(keys) == 1
     assert [path.name for path in (tmp_path / "identity").iterdir()] == ["vault.key"]
+
+
+@pytest.mark.parametrize("size", [17, 32, 33, 48, 100])
+def test_a_long_text_is_sealed_in_pieces_and_every_changed_byte_is_found(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault, "PIECE", 16)
+    data = bytes(range(size))
+    sealed = vault.seal(KEY, "x", data)
+    assert len(sealed) == 12 + size + 16 * -(-size // 16)
+    assert vault.open(KEY, "x", sealed) == data
+    for at in range(len(sealed)):
+        with pytest.raises(OmniFedError, match="OF875"):
+            vault.open(KEY, "x", sealed[:at] + bytes([sealed[at] ^ 1]) + sealed[at + 1 :])
+        with pytest.raises(OmniFedError, match="OF875"):
+            vault.open(KEY, "x", sealed[:at])
+
+
+def test_pieces_neither_change_places_nor_come_from_another_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vault, "PIECE", 16)
+    one, two = (vault.seal(KEY, "x", bytes(64)) for _ in range(2))
+    first, second, rest = one[12:44], one[44:76], one[76:]
+    start = one[:12]
+    for changed in (
+        start + second + first + rest,
+        start + first + rest,
+        start + first + first + second + rest,
+        start + two[12:44] + second + rest,
+        one + rest[-32:],
+    ):
+        with pytest.raises(OmniFedError, match="OF875"):
+            vault.open(KEY, "x", changed)
+    assert vault.open(KEY, "x", start + first + second + rest) == bytes(64)
+
+
+def test_a_short_text_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of earlier releases open."""
+    monkeypatch.setattr(vault, "PIECE", 16)
+    assert vault.seal(KEY, "x", bytes(16)).startswith(b"OFV1")
+    known = bytes.fromhex("4f4656314fc455aecd8e4eaa382ceda53b2c6daa65b61556d438f9f2eb2d2b135fe41f8427")
+    assert vault.open(KEY, "x", known) == b"a map"
