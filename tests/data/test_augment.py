@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -132,3 +135,16 @@ def test_no_new_label_appears(mode: bool) -> None:
     label = torch.from_numpy(np.random.default_rng(0).choice([0, 3, 255], (6, 1, 32, 32))).float()
     draws = Augment("dermoscopy", flips=mode).draw(range(6), (32, 32))
     assert set(warp(label, grid(draws, (32, 32)), nearest=True).unique().tolist()) <= {0.0, 3.0, 255.0}
+
+
+def test_monai_is_loaded_without_what_is_not_used_here_and_others_may_still_load_it() -> None:
+    code = (
+        "import sys; from omnifed.data.augment import _hidden; "
+        "print(sorted({'transformers', 'jsonschema'} & set(sys.modules)))\n"
+        "with _hidden('wave', 'sys'):\n"
+        "    try: import wave\n"
+        "    except ImportError: print('hidden')\n"
+        "import wave"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "hidden"]
