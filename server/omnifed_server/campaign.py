@@ -7,7 +7,7 @@ import logging
 import platform
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from omnifed.models.scaling import architecture_key, costs
 from omnifed.transport.pool import TaskPool
 from omnifed.trust.identity import CoordinatorIdentity
 from omnifed_server.arm import ArmResult
-from omnifed_server.federation_file import SEARCHES, FederationConfig
+from omnifed_server.federation_file import FederationConfig
 from omnifed_server.model_card import write_card
-from omnifed_server.plan import DISTILLED, EXPORTED, Facts, Plan
+from omnifed_server.plan import DISTILLED, EXPORTED, Facts, Plan, planned
 from omnifed_server.private_round import no_identity
 from omnifed_server.rounds import OnEvent
 from omnifed_server.searches import search
+from omnifed_server.settings import SEARCHES
 from omnifed_server.stages import Stages
 
 ABOUT = ("role", "campaign", "versions", "machine")
@@ -119,25 +120,9 @@ def open_folder(config: FederationConfig, folder: Path) -> tuple[str, bool]:
 
 def plan_of(config: FederationConfig, campaign: str) -> Plan:
     """What the stages need of a federation file, for the campaign of that unique name."""
-    fit = config.teacher.train.model_copy(update={"precision": config.precision})
-    return Plan(
-        campaign=campaign,
-        sites=config.sites,
-        student=config.student,
-        teacher=config.teacher.model_copy(update={"train": fit}),
-        train=config.train_spec(),
-        rounds=config.rounds,
-        distill=config.distill,
-        distill_beta=config.distill_beta,
-        prox_mu=config.prox_mu,
-        weighting=config.weighting,
-        quorum=config.quorum,
+    return replace(
+        planned(config, campaign, config.sites, config.precision),
         purpose=config.purpose,
-        aggregation=config.aggregation,
-        dp=config.dp,
-        deadline_s=config.deadline_s or None,
-        seed=config.seed,
-        wire=config.wire,
         gate=config.gate,
         needed=config.needed,
         architecture=config.architecture if "search-architecture" in config.stages else None,

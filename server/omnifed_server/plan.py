@@ -18,6 +18,7 @@ from omnifed.search.spec import ArchitectureSpec, WeightSpec
 from omnifed.teachers.spec import TeacherSpec
 from omnifed.training.spec import TrainSpec
 from omnifed_server.arm import ArmConfig
+from omnifed_server.settings import CampaignSettings
 
 EXPORTED = ("omnikd", "fedbn", "fedprox", "fedavg", "local", "central")
 """The arm whose models are exported is the first of these that was run."""
@@ -99,6 +100,38 @@ class Plan:
         # A slice of a network sees other activations than the network: their norms cannot be averaged.
         norms = arm in NORMS_STAY or self.mixed
         return tuple(dict.fromkeys((*apart, "norm"))) if norms else apart
+
+
+def planned(
+    settings: CampaignSettings, campaign: str, sites: tuple[str, ...], precision: Literal["auto", "fp32", "bf16"]
+) -> Plan:
+    """The plan of what every campaign declares: no search yet, and nothing that only its kind of campaign knows.
+
+    Args:
+        settings: of a simulation or a federation.
+        campaign: its unique name.
+        sites: those that train.
+        precision: of every fit.
+    """
+    fit = settings.teacher.train.model_copy(update={"precision": precision})
+    return Plan(
+        campaign=campaign,
+        sites=sites,
+        student=settings.student,
+        teacher=settings.teacher.model_copy(update={"train": fit}),
+        train=settings.train_spec(precision),
+        rounds=settings.rounds,
+        distill=settings.distill,
+        distill_beta=settings.distill_beta,
+        prox_mu=settings.prox_mu,
+        weighting=settings.weighting,
+        quorum=settings.quorum,
+        deadline_s=settings.deadline_s or None,
+        seed=settings.seed,
+        wire=settings.wire,
+        aggregation=settings.aggregation,
+        dp=settings.dp,
+    )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ the ceiling, and tests the shared model where nobody trained.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from omnifed.states import State, read_state, write_state
 from omnifed.transport.pool import TaskPool
 from omnifed.trust.identity import CoordinatorIdentity
 from omnifed_client.store import SiteStore
-from omnifed_server.plan import Plan
+from omnifed_server.plan import Plan, planned
 from omnifed_server.plan import layers_apart as layers_apart
 from omnifed_server.searches import search
 from omnifed_server.stages import Stages
@@ -183,24 +183,8 @@ def plan_of(config: SimConfig, sites: tuple[str, ...], precision: Precision) -> 
         sites: those that train.
         precision: of every fit.
     """
-    fit = config.teacher.train.model_copy(update={"precision": precision})
-    return Plan(
-        campaign=CAMPAIGN,
-        aggregation=config.aggregation,
-        dp=config.dp,
-        sites=sites,
-        student=config.student,
-        teacher=config.teacher.model_copy(update={"train": fit}),
-        train=config.train_spec(precision),
-        rounds=config.rounds,
-        distill=config.distill,
-        distill_beta=config.distill_beta,
-        prox_mu=config.prox_mu,
-        weighting=config.weighting,
-        quorum=config.quorum,
-        deadline_s=config.deadline_s or None,
-        seed=config.seed,
-        wire=config.wire,
+    return replace(
+        planned(config, CAMPAIGN, sites, precision),
         # A starter averages the norms of single sites, which private aggregation does not show.
         starters=bool(config.hold_out) and config.aggregation.mode != "private",
         architecture=config.architecture if "architecture" in config.search else None,

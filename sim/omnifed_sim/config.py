@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from omnifed.config import Frozen
-from omnifed.federation.wire import Wire
-from omnifed.models.spec import StudentSpec
 from omnifed.privacy.rules import check_dp
-from omnifed.privacy.spec import AggregationSpec, DPSpec
-from omnifed.search.spec import ArchitectureSpec, WeightSpec
-from omnifed.teachers.spec import TeacherSpec
-from omnifed.training.spec import TrainSpec
+from omnifed_server.settings import CampaignSettings
 
 Arm = Literal["local", "fedavg", "fedprox", "fedbn", "omnikd", "central"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -27,8 +21,8 @@ ARMS: dict[Arm, str] = {
 }
 
 
-class SimConfig(Frozen):
-    """One comparison of arms over the same sites, splits, steps and seeds.
+class SimConfig(CampaignSettings):
+    """One comparison of arms over the same sites, splits, steps and seeds: what every campaign declares, and the sites.
 
     Attributes:
         preset: phantom sites to make; ignored where ``data`` is given.
@@ -39,25 +33,11 @@ class SimConfig(Frozen):
         skew: how these hospitals differ.
         hold_out: sites that never train; the shared model is tested there.
         search: searches before the arms, none by default; what they find is what the arms train.
-        architecture, weights: their settings; their budgets may grow when a run is resumed.
         arms: what to compare, in this order; may be empty where there is a search.
-        rounds: rounds of the federation.
-        steps: optimiser steps of each site in each round, in every arm.
-        student, teacher: see their specifications.
         image_size: side in pixels; 0 keeps each site's own.
-        batch_size, lr, weight_decay: of the student.
-        distill: ``modality`` takes Table 3's weights of each site's modality, ``universal`` their mean.
-        distill_beta: weight of OmniKD against the supervised loss.
-        prox_mu: of the arm ``fedprox``.
-        weighting: how a site's cases weigh in the mean.
         quorum: share of the sites that must answer a round.
-        deadline_s: seconds a site may take for a task (virtual ones where sites are emulated); 0 waits.
-        wire: how weights travel, both ways: ``fp32``, ``bf16`` (half the bytes) or ``int8-delta`` (a quarter).
-        aggregation: how updates are combined: a table, or the mode alone.
-        dp: differential privacy of the sites' patients, in every arm but ``central``; none by default.
         emulate: TOML file of site speeds, bandwidths and drop-outs.
         backend: ``inprocess``, or ``ray`` for several processes or machines.
-        seed: everything derives from it.
     """
 
     preset: Literal["modalities", "hospitals"] = "modalities"
@@ -68,29 +48,11 @@ class SimConfig(Frozen):
     skew: Literal["none", "quantity", "label", "scanner"] = "none"
     hold_out: tuple[str, ...] = ()
     search: tuple[Literal["architecture", "weights"], ...] = ()
-    architecture: ArchitectureSpec = ArchitectureSpec()
-    weights: WeightSpec = WeightSpec()
     arms: tuple[Arm, ...] = ("local", "fedavg", "fedbn", "omnikd")
-    rounds: int = Field(5, ge=1, le=10_000)
-    steps: int = Field(40, ge=1)
-    student: StudentSpec = StudentSpec(alpha=0.62, beta=0.54, stem_stride=2)
-    teacher: TeacherSpec = TeacherSpec()
     image_size: int = Field(128, ge=0, le=1024)
-    batch_size: int = Field(8, ge=1)
-    lr: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
-    distill: Literal["modality", "universal"] = "modality"
-    distill_beta: float = Field(0.3, ge=0)
-    prox_mu: float = Field(0.01, ge=0)
-    weighting: Literal["n", "sqrt", "equal"] = "sqrt"
     quorum: float = Field(0.5, gt=0, le=1)
-    deadline_s: float = Field(0.0, ge=0)
-    wire: Wire = "fp32"
-    aggregation: AggregationSpec = AggregationSpec()
-    dp: DPSpec | None = None
     emulate: str = ""
     backend: Literal["inprocess", "ray"] = "inprocess"
-    seed: int = Field(0, ge=0)
 
     @field_validator("arms")
     @classmethod
@@ -128,23 +90,3 @@ class SimConfig(Frozen):
     def teaches(self) -> bool:
         """Whether sites need teachers."""
         return "omnikd" in self.arms or "weights" in self.search
-
-    def lasting(self) -> dict[str, Any]:
-        """What a resumed run must keep: all but the searches' budgets."""
-        values = self.model_dump(mode="json")
-        for name in ("architecture", "weights"):
-            del values[name]["budget"]
-        return values
-
-    def train_spec(self, precision: Precision = "auto") -> TrainSpec:
-        """The fit of one round at one site; ``first_step`` is set by the coordinator."""
-        return TrainSpec(
-            steps=self.steps,
-            total_steps=self.rounds * self.steps,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            warmup=min(20, self.rounds * self.steps // 10),
-            precision=precision,
-            seed=self.seed,
-        )

@@ -27,6 +27,14 @@ def test_options_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path
     assert config.student == StudentSpec(alpha=1.0, beta=1.0)
 
 
+def test_a_simulation_reads_student_and_teacher_as_a_federation_does(tmp_path: Path) -> None:
+    file = tmp_path / "sim.toml"
+    file.write_text('student = "omnisegnet:balanced"\n[teacher.train]\nsteps = 5\n')
+    config = settings(file, {})
+    assert config.student == StudentSpec(alpha=1.0, beta=1.0)
+    assert (config.teacher.train.steps, config.teacher.train.schedule) == (5, "poly")
+
+
 def test_rounds_make_one_schedule() -> None:
     train = SimConfig(rounds=4, steps=25).train_spec("fp32")
     assert (train.steps, train.total_steps, train.precision) == (25, 100, "fp32")
