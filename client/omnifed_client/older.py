@@ -9,10 +9,14 @@ from omnifed.states import SEALED, read_state
 from omnifed_client.store import SiteStore
 
 _CLEAR = (".safetensors", ".ckpt")
+_HALF = ".part"
+"""What :func:`~omnifed.files.write_atomic` leaves of a file when its process is killed."""
 
 
 def seal_older(store: SiteStore) -> None:
     """Seals states, replies and checkpoints that lie in clear, for all campaigns: finished work stays finished.
+
+    Halves of such files, which a killed process left, are deleted.
 
     Args:
         store: of the site.
@@ -25,13 +29,22 @@ def seal_older(store: SiteStore) -> None:
         return
     with locked(store.folder / "sealing.lock"):
         for clear in _found(store.folder):
-            store.file(_place(clear)).take_over(clear)
+            if clear.suffix == _HALF:
+                clear.unlink()
+            else:
+                store.file(_place(clear)).take_over(clear)
 
 
 def _found(folder: Path) -> list[Path]:
     states = (path for name in ("campaigns", "arms", "replies") for path in (folder / name).rglob("*"))
     # Weights of such a teacher are not here: they are deleted when the site is taught again.
-    return [*(path for path in states if path.suffix in _CLEAR), *folder.glob("teachers/*/fit.ckpt")]
+    teachers = (path for name in ("fit.ckpt", ".fit.ckpt.*.part") for path in folder.glob(f"teachers/*/{name}"))
+    return [*(path for path in states if _in_clear(path)), *teachers]
+
+
+def _in_clear(path: Path) -> bool:
+    whole = Path(path.stem).with_suffix("") if path.suffix == _HALF else path  # .NAME.RANDOM.part
+    return whole.suffix in _CLEAR
 
 
 def _place(clear: Path) -> Path:

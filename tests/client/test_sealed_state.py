@@ -152,7 +152,9 @@ def test_all_that_derives_from_patients_is_taken_over_and_nothing_else(tmp_path:
         "teachers/t/fit.ckpt": "teachers/t/fit.sealed",
     }
     others = ["teachers/t/weights.safetensors", "campaigns/c/models/a/model.onnx", "prepared/k/train.images.npy"]
-    for name in [*clear, *others]:
+    halves = [f"{arm}/.round-0001.safetensors.x_1.part", "teachers/t/.fit.ckpt.x_1.part"]
+    others.append(f"{arm}/.round-0001.sealed.x_1.part")  # somebody may be writing it
+    for name in [*clear, *halves, *others]:
         write_state(tmp_path / name, {"w": np.full(16, 7.0)}, {"name": name, "round": 3})
     store = SiteStore(tmp_path)
     for _ in range(2):
