@@ -12,7 +12,8 @@ from rich.table import Table
 
 from omnifed.cli.shared import App
 from omnifed.errors import OmniFedError
-from omnifed.trust.audit import Anchor, AuditLog
+from omnifed.trust.audit import AuditLog
+from omnifed.trust.audit_entry import Anchor
 from omnifed.trust.identity import SiteIdentity
 from omnifed_client.identity_cli import Site, State, identity_folder
 

@@ -18,7 +18,8 @@ from omnifed.federation.tasks import FitTask, HelloTask, Task, UnmaskTask
 from omnifed.files import locked, write_atomic
 from omnifed.privacy.dp import ledger
 from omnifed.states import State
-from omnifed.trust.audit import AuditLog, What, own_keys
+from omnifed.trust.audit import AuditLog, own_keys
+from omnifed.trust.audit_entry import What
 from omnifed.trust.identity import SiteIdentity
 from omnifed.trust.policy import FILE, SIGNATURE, Policy, policy_hash, read_policy, renew_signature
 from omnifed.trust.proposal import first_policy

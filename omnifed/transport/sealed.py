@@ -21,7 +21,8 @@ from omnifed.files import locked
 from omnifed.states import State
 from omnifed.transport.flower_compat import ArrayRecord, ConfigRecord, RecordDict
 from omnifed.transport.records import HEAD, STATE, Packed, array_hash, body_of, reply_of, size_of, to_record
-from omnifed.trust.audit import Anchor, AuditLog
+from omnifed.trust.audit import AuditLog
+from omnifed.trust.audit_entry import Anchor
 from omnifed.trust.envelope import (
     COORDINATOR,
     HELLO,

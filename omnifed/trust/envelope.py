@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, Field
 
 from omnifed.config import Frozen
 from omnifed.errors import OmniFedError
-from omnifed.trust.audit import Anchor
+from omnifed.trust.audit_entry import Anchor
 from omnifed.trust.replay import AHEAD, LONGEST, stale
 from omnifed.trust.roster import HEX_KEY, Roster
 from omnifed.trust.signing import Signed

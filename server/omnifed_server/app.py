@@ -18,7 +18,7 @@ from omnifed.transport.membership import IDENTITY
 from omnifed.transport.patience import DEPLOYED, Pace
 from omnifed.transport.pool import TaskPool
 from omnifed.transport.sealed import CoordinatorSeal
-from omnifed.trust.audit import Anchor
+from omnifed.trust.audit_entry import Anchor
 from omnifed.trust.identity import CoordinatorIdentity
 from omnifed_server.app_files import CONFIG, EVENTS, LOCK, OUTCOME, PROCESS, RUN
 from omnifed_server.federation_file import FederationConfig

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from harness import Federation
 
-from omnifed.trust.audit import Anchor, AuditLog
+from omnifed.trust.audit import AuditLog
+from omnifed.trust.audit_entry import Anchor
 from omnifed.trust.identity import SiteIdentity
 from omnifed.trust.policy import FILE, sign_policy
 from omnifed.trust.proposal import first_policy

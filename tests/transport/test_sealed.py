@@ -26,7 +26,8 @@ from omnifed.transport.inprocess import InProcessGrid
 from omnifed.transport.pool import TaskPool
 from omnifed.transport.records import HEAD, STATE, Packed, pack, to_record
 from omnifed.transport.sealed import CoordinatorSeal, Posted, SiteSeal
-from omnifed.trust.audit import Anchor, AuditLog
+from omnifed.trust.audit import AuditLog
+from omnifed.trust.audit_entry import Anchor
 from omnifed.trust.authority import admit, rotate
 from omnifed.trust.enrolment import enrol, join
 from omnifed.trust.envelope import Envelope, Numbers

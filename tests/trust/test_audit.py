@@ -14,7 +14,8 @@ from made import Made, federation_of
 from pydantic import ValidationError
 
 from omnifed.errors import OmniFedError
-from omnifed.trust.audit import FIRST, HEAD, LOG, Anchor, AuditLog, Entry
+from omnifed.trust.audit import HEAD, LOG, AuditLog
+from omnifed.trust.audit_entry import FIRST, Anchor, Entry
 from omnifed.trust.authority import admit
 from omnifed.trust.enrolment import join, renew
 from omnifed.trust.identity import SiteIdentity
