@@ -57,6 +57,7 @@ bench: env
 	$(BIN)/python benchmarks/private_overhead.py
 	$(BIN)/python benchmarks/dp_cost.py
 	$(BIN)/python benchmarks/hostile_dicom.py --files 10000
+	$(BIN)/python benchmarks/sandbox_cost.py
 	$(BIN)/python benchmarks/arms.py --preset hospitals --hold-out west --out runs/bench-hospitals
 
 # Students and rivals on real sites: Dice, latency, memory, report with a Pareto plot. Hours; what is there is not made again.
