@@ -21,8 +21,8 @@ from pydantic import AwareDatetime, Field, field_validator
 
 from omnifed.config import Frozen
 from omnifed.errors import OmniFedError
-from omnifed.files import not_written, write_atomic
-from omnifed.trust.identity import SiteIdentity
+from omnifed.files import locked, not_written, write_atomic
+from omnifed.trust.identity import GUARD, SiteIdentity
 from omnifed.trust.keyfiles import no_key
 from omnifed.trust.kit import Kit, open_kit
 from omnifed.trust.roster import HEX_KEY, ROSTER, SITE_NAME, Roster, open_roster
@@ -142,17 +142,21 @@ def join(folder: Path, signed: Signed, *, now: datetime | None = None) -> SiteId
             other keys, of another federation, or older than the one in use.
     """
     kit = open_kit(signed)
-    newest = _newest(folder, kit)
-    waiting = _waiting(folder, kit, open_roster(newest, kit.root, now=now), now or datetime.now(UTC))
-    write_atomic(folder / "ca.pem", kit.ca.encode())
-    write_atomic(folder / "roster.json", newest.to_json(), mode=0o600)
-    for path in waiting:
-        # While both terms are valid any mixture of old and new keys works, so a crash in between does no harm.
-        os.replace(path, folder / path.name)
-    write_atomic(folder / "kit.json", signed.to_json(), mode=0o600)
-    if waiting:
-        shutil.rmtree(folder / NEXT, ignore_errors=True)
-    return SiteIdentity.load(folder)
+    if not (folder / "request.json").is_file():
+        raise _unfit(f"no request was made in {folder}", f"Run omnifed-client enrol --site {kit.site} first.")
+    # A client that runs may take a newer roster from a task at this moment.
+    with locked(folder / GUARD):
+        newest = _newest(folder, kit)
+        waiting = _waiting(folder, kit, open_roster(newest, kit.root, now=now), now or datetime.now(UTC))
+        write_atomic(folder / "ca.pem", kit.ca.encode())
+        write_atomic(folder / "roster.json", newest.to_json(), mode=0o600)
+        for path in waiting:
+            # While both terms are valid any mixture of old and new keys works, so a crash in between does no harm.
+            os.replace(path, folder / path.name)
+        write_atomic(folder / "kit.json", signed.to_json(), mode=0o600)
+        if waiting:
+            shutil.rmtree(folder / NEXT, ignore_errors=True)
+        return SiteIdentity.load(folder)
 
 
 def _request(folder: Path, site: str, now: datetime, old: SigningKey | None = None) -> Signed:
@@ -205,10 +209,7 @@ def _newest(folder: Path, kit: Kit) -> Signed:
 
 def _waiting(folder: Path, kit: Kit, roster: Roster, now: datetime) -> list[Path]:
     """Checks that the kit is for the keys of this folder; those files of it that wait for this kit."""
-    request = folder / "request.json"
-    if not request.is_file():
-        raise _unfit(f"no request was made in {folder}", f"Run omnifed-client enrol --site {kit.site} first.")
-    site = open_request(Signed.read(request.read_bytes(), "request.json")).site
+    site = open_request(Signed.read((folder / "request.json").read_bytes(), "request.json")).site
     if kit.site != site:
         raise _unfit(f"the kit is for {kit.site}, this is {site}", "Ask the coordinator for this site's kit.")
     member = roster.member(site)

@@ -26,6 +26,9 @@ from omnifed.trust.kit import Address, Kit, host_of, open_kit
 from omnifed.trust.roster import FEDERATION_NAME, HEX_KEY, ROSTER, Roster, open_roster, outdated
 from omnifed.trust.signing import Signed, SigningKey
 
+GUARD = "guard.lock"
+"""Lock file in a site's folder: whoever writes a roster there holds it."""
+
 
 class Federation(Frozen):
     """``federation.json`` of a coordinator's folder.
@@ -115,7 +118,7 @@ class SiteIdentity:
         return self.signed_roster().open(ROSTER, Roster, (self.kit.root,), "the roster")
 
     def accept(self, signed: Signed) -> Roster:
-        """Takes a roster that came with a task: on disk before it counts.
+        """Takes a roster that came with a task: on disk before it counts. Its caller holds :data:`GUARD`.
 
         Raises:
             OmniFedError: OF802 if it is not the authority's, OF803 if it is older than one seen before, has expired, or

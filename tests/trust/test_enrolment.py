@@ -6,6 +6,7 @@ import os
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,9 +21,10 @@ from hypothesis import strategies as st
 from made import Made, federation_of
 
 from omnifed.errors import OmniFedError
+from omnifed.files import locked
 from omnifed.trust.authority import admit, found, rotate
 from omnifed.trust.enrolment import REQUEST, enrol, join, open_request, renew
-from omnifed.trust.identity import CoordinatorIdentity, SiteIdentity
+from omnifed.trust.identity import GUARD, CoordinatorIdentity, SiteIdentity
 from omnifed.trust.kit import KIT, open_kit
 from omnifed.trust.roster import ROSTER, open_roster
 from omnifed.trust.signing import Signed, SigningKey
@@ -186,6 +188,20 @@ def test_a_kit_whose_roster_was_overtaken_is_taken_with_the_newer_roster(made: M
     made.admit("us")
     made.sites["ct"].accept(made.coordinator.signed_roster())
     assert join(folder, kit).roster() == made.coordinator.roster()
+
+
+def test_a_kit_never_overtakes_a_roster_that_a_task_brings_at_the_same_moment(made: Made) -> None:
+    folder = made.state("ct") / "identity"
+    kit = admit(made.coordinator.folder, enrol(folder, "ct"))
+    made.revoke("mr")
+    joining = Thread(target=join, args=(folder, kit))
+    with locked(folder / GUARD):
+        joining.start()
+        joining.join(0.5)
+        assert joining.is_alive()
+        made.sites["ct"].accept(made.coordinator.signed_roster())
+    joining.join()
+    assert SiteIdentity.load(folder).roster().standing("mr") == "revoked"
 
 
 # Rotating -------------------------------------------------------------------------------------------------------------
