@@ -15,7 +15,7 @@ from omnifed.federation.replies import REPLY, Reply
 from omnifed.federation.tasks import Task
 from omnifed.states import State
 from omnifed.transport.apps import client_app
-from omnifed.transport.sealed import SiteSeal
+from omnifed.transport.site_seal import SiteSeal
 from omnifed.trust.audit import AuditLog
 from omnifed_client.config import ClientConfig
 from omnifed_client.guarded import identity_of

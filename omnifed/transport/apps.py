@@ -19,7 +19,7 @@ from omnifed.transport.flower_compat import (
     identify,
 )
 from omnifed.transport.records import task_of, to_record
-from omnifed.transport.sealed import GuardOf
+from omnifed.transport.site_seal import GuardOf
 
 log = logging.getLogger("omnifed.transport")
 

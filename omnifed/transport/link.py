@@ -13,11 +13,12 @@ from omnifed.federation.tasks import HelloTask, Task
 from omnifed.states import State
 from omnifed.transport.apps import ROUTES
 from omnifed.transport.calls import Calls
+from omnifed.transport.coordinator_seal import CoordinatorSeal
 from omnifed.transport.flower_compat import Grid, Message, identify, reply_to
 from omnifed.transport.patience import Pace, Patience
 from omnifed.transport.records import Packed, pack, reply_of, size_of, to_record
 from omnifed.transport.roster import OnSite, Roster
-from omnifed.transport.sealed import CoordinatorSeal, Posted
+from omnifed.transport.sealed import Posted
 from omnifed.trust.envelope import ANYONE
 
 log = logging.getLogger("omnifed.transport")

@@ -13,11 +13,11 @@ from omnifed.events import EventLog
 from omnifed.files import write_json
 from omnifed.processes import alone
 from omnifed.transport.apps import server_app
+from omnifed.transport.coordinator_seal import CoordinatorSeal
 from omnifed.transport.flower_compat import Grid
 from omnifed.transport.membership import IDENTITY
 from omnifed.transport.patience import DEPLOYED, Pace
 from omnifed.transport.pool import TaskPool
-from omnifed.transport.sealed import CoordinatorSeal
 from omnifed.trust.audit_entry import Anchor
 from omnifed.trust.identity import CoordinatorIdentity
 from omnifed_server.app_files import CONFIG, EVENTS, LOCK, OUTCOME, PROCESS, RUN

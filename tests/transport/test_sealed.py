@@ -21,11 +21,13 @@ from omnifed.federation.tasks import FitTask, HelloTask
 from omnifed.models.spec import StudentSpec
 from omnifed.training.spec import TrainSpec
 from omnifed.transport.apps import client_app
+from omnifed.transport.coordinator_seal import CoordinatorSeal
 from omnifed.transport.flower_compat import Array, ArrayRecord, ConfigRecord, RecordDict
 from omnifed.transport.inprocess import InProcessGrid
 from omnifed.transport.pool import TaskPool
 from omnifed.transport.records import HEAD, STATE, Packed, pack, to_record
-from omnifed.transport.sealed import CoordinatorSeal, Posted, SiteSeal
+from omnifed.transport.sealed import Posted
+from omnifed.transport.site_seal import SiteSeal
 from omnifed.trust.audit import AuditLog
 from omnifed.trust.audit_entry import Anchor
 from omnifed.trust.authority import admit, rotate
