@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from omnifed.errors import OmniFedError
-from omnifed.trust.enrolment import node_public
 from omnifed.trust.expiry import warnings_of_site
 from omnifed.trust.identity import SiteIdentity
+from omnifed.trust.request import node_public
 from omnifed.trust.signing import fingerprint
 from omnifed_client.checks import Finding
 from omnifed_client.config import ClientConfig

@@ -12,8 +12,8 @@ from typing import get_args
 
 from omnifed.errors import OmniFedError
 from omnifed.transport.membership import STANDING, digest
-from omnifed.trust.enrolment import node_public
 from omnifed.trust.identity import SiteIdentity
+from omnifed.trust.request import node_public
 from omnifed.trust.roster import Standing
 from omnifed_client.config import ClientConfig
 from omnifed_client.reach import Probe, probe, trust

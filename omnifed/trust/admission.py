@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from omnifed.errors import OmniFedError
 from omnifed.trust.certificates import SKEW
-from omnifed.trust.enrolment import Request
+from omnifed.trust.request import Request
 from omnifed.trust.roster import Member, MemberTerm, Roster, Term
 from omnifed.trust.signing import fingerprint
 

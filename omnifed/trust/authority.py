@@ -17,10 +17,10 @@ from omnifed.trust.admission import OVERLAP, admitted, ended
 from omnifed.trust.authority_folder import ROSTER_TERM, aside, certify, opened, publish
 from omnifed.trust.authority_keys import Ask, AuthorityKeys, nobody
 from omnifed.trust.certificates import SKEW, make_authority
-from omnifed.trust.enrolment import open_request
 from omnifed.trust.identity import CoordinatorIdentity, Federation
 from omnifed.trust.kit import KIT, Kit
 from omnifed.trust.proposal import read_proposal
+from omnifed.trust.request import open_request
 from omnifed.trust.roster import ROSTER, Roster, Term
 from omnifed.trust.signing import Signed, SigningKey
 

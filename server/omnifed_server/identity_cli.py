@@ -15,11 +15,11 @@ from rich.table import Table
 from omnifed.cli.asking import PASSPHRASE, confirm, new_passphrase, passphrase, read_signed
 from omnifed.files import write_atomic
 from omnifed.trust import authority as trust
-from omnifed.trust.enrolment import open_request
 from omnifed.trust.expiry import warnings_of_coordinator
 from omnifed.trust.identity import CoordinatorIdentity
 from omnifed.trust.policy import FILE
 from omnifed.trust.proposal import read_proposal
+from omnifed.trust.request import open_request
 from omnifed.trust.roster import Member
 from omnifed.trust.signing import fingerprint
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from omnifed.trust.authority import admit, found, revoke, rotate
-from omnifed.trust.enrolment import open_request
 from omnifed.trust.identity import CoordinatorIdentity, SiteIdentity
 from omnifed.trust.policy import FILE, load_policy
+from omnifed.trust.request import open_request
 from omnifed.trust.signing import Signed, fingerprint
 from omnifed_client.config import ClientConfig
 from omnifed_client.identity_checks import check_identity

@@ -12,8 +12,9 @@ from small_servers import Coordinator, closed_port, coordinator, silent
 from omnifed.errors import OmniFedError
 from omnifed.transport.membership import STANDING, digest
 from omnifed.trust.authority import admit, found, revoke
-from omnifed.trust.enrolment import enrol, join, node_public
+from omnifed.trust.enrolment import enrol, join
 from omnifed.trust.identity import SiteIdentity
+from omnifed.trust.request import node_public
 from omnifed_client import reach
 from omnifed_client.config import ClientConfig
 from omnifed_client.network_checks import check_network

@@ -15,7 +15,8 @@ from omnifed.errors import OmniFedError
 from omnifed.transport import membership
 from omnifed.transport.membership import STANDING, Members, digest
 from omnifed.trust.authority import admit, found, revoke, rotate
-from omnifed.trust.enrolment import enrol, join, node_public, renew
+from omnifed.trust.enrolment import enrol, join, renew
+from omnifed.trust.request import node_public
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ from made import Made, federation_of
 from omnifed.errors import OmniFedError
 from omnifed.trust import authority_folder as module
 from omnifed.trust.authority import admit, found, revoke, rotate
-from omnifed.trust.enrolment import REQUEST, enrol, join, open_request, renew
+from omnifed.trust.enrolment import enrol, join, renew
 from omnifed.trust.identity import CoordinatorIdentity, SiteIdentity
 from omnifed.trust.kit import open_kit
+from omnifed.trust.request import REQUEST, open_request
 from omnifed.trust.signing import Signed, SigningKey
 
 NOW = datetime.now(UTC).replace(microsecond=0)

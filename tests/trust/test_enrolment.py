@@ -23,9 +23,10 @@ from made import Made, federation_of
 from omnifed.errors import OmniFedError
 from omnifed.files import locked
 from omnifed.trust.authority import admit, found, rotate
-from omnifed.trust.enrolment import REQUEST, enrol, join, open_request, renew
+from omnifed.trust.enrolment import enrol, join, renew
 from omnifed.trust.identity import GUARD, CoordinatorIdentity, SiteIdentity
 from omnifed.trust.kit import KIT, open_kit
+from omnifed.trust.request import REQUEST, open_request
 from omnifed.trust.roster import ROSTER, open_roster
 from omnifed.trust.signing import Signed, SigningKey
 
