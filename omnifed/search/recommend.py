@@ -164,18 +164,8 @@ class _Found:
         for number, seen in enumerate(known, 1):
             at = self.space.index[seen.trial.key]
             best = max(best, self.mean[at]) if self.problem.usable[at] or best == -np.inf else best
-            steps.append(
-                Step(
-                    number=number,
-                    site=seen.trial.site,
-                    key=seen.trial.key,
-                    steps=seen.trial.steps,
-                    why=seen.trial.why,
-                    dice=seen.dice,
-                    corrected=self._corrected(seen) / POINTS,
-                    best=float(best) / POINTS,
-                )
-            )
+            corrected = self._corrected(seen) / POINTS
+            steps.append(Step.of(number, seen, corrected=corrected, best=float(best) / POINTS))
         return tuple(steps)
 
     def _corrected(self, seen: Observation) -> float:

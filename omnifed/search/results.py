@@ -8,6 +8,7 @@ from omnifed.config import Frozen
 from omnifed.devices.measurement import Evidence
 from omnifed.distill.spec import TermName
 from omnifed.models.spec import StudentSpec
+from omnifed.search.trials import Observation
 
 
 class Difference(Frozen):
@@ -133,6 +134,12 @@ class Step(Frozen):
     dice: float
     corrected: float
     best: float
+
+    @classmethod
+    def of(cls, number: int, seen: Observation, *, corrected: float, best: float) -> Step:
+        """The step of an observation."""
+        trial, scores = seen.trial, {"dice": seen.dice, "corrected": corrected, "best": best}
+        return cls(number=number, site=trial.site, key=trial.key, steps=trial.steps, why=trial.why, **scores)
 
 
 class Agreement(Frozen):

@@ -128,18 +128,7 @@ class _Found:
         for number, (seen, mean) in enumerate(zip(history.told, means, strict=True), 1):
             effect = effects[seen.trial.site]
             best = max(best, mean - effect)
-            steps.append(
-                Step(
-                    number=number,
-                    site=seen.trial.site,
-                    key=seen.trial.key,
-                    steps=seen.trial.steps,
-                    why=seen.trial.why,
-                    dice=seen.dice,
-                    corrected=seen.dice - effect / POINTS,
-                    best=best / POINTS,
-                )
-            )
+            steps.append(Step.of(number, seen, corrected=seen.dice - effect / POINTS, best=best / POINTS))
         return tuple(steps)
 
     def _group(self, site: str | None) -> tuple[str, ...]:
