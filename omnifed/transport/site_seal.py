@@ -16,7 +16,7 @@ from omnifed.transport.sealed import ENVELOPE, ROSTER, Posted, arrays_of, conten
 from omnifed.trust.audit import AuditLog
 from omnifed.trust.audit_entry import Anchor
 from omnifed.trust.envelope import COORDINATOR, HELLO, REPLY, Envelope, Numbers, digest, open_task
-from omnifed.trust.identity import SiteIdentity
+from omnifed.trust.identity import GUARD, SiteIdentity
 from omnifed.trust.replay import Replay
 from omnifed.trust.signing import Signed
 
@@ -73,7 +73,7 @@ class SiteSeal:
         identity = self.identity
         signed = envelope_of(content)
         # Several messages may come at once, each to its own process: a roster and a number count one after the other.
-        with locked(identity.folder / "guard.lock"):
+        with locked(identity.folder / GUARD):
             if text := text_of(content, ROSTER):
                 self._accept(Signed.read(text.encode(), "the roster"))
             body = content_hash(content, array_hash(arrays_of(content)))
