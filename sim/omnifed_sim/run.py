@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 
 from omnifed.data.prepare import SiteData
 from omnifed.data.site_folder import load_site
-from omnifed.errors import OmniFedError
 from omnifed.evaluation.predict import predict_masks
 from omnifed.events import EventLog
 from omnifed.export.onnx import export_student
@@ -20,7 +18,6 @@ from omnifed.files import write_json
 from omnifed.models.registry import build_student
 from omnifed.models.scaling import architecture_key, costs
 from omnifed.models.weights import load_state
-from omnifed.privacy.rules import check_promises
 from omnifed.reporting.report import write_report
 from omnifed.transport.apps import client_app, server_app
 from omnifed.transport.flower_compat import Context, Grid, RecordDict
@@ -37,7 +34,7 @@ from omnifed_sim.emulated import emulated
 from omnifed_sim.identities import identity_of, make_identities
 from omnifed_sim.results import Results, about_site
 from omnifed_sim.run_folder import open_run
-from omnifed_sim.sites import prepare_sites, site_folders
+from omnifed_sim.sites import check_promises_with, prepare_sites, site_folders
 
 PARITY_CASES = 8
 
@@ -61,7 +58,7 @@ def run(config: SimConfig, folder: Path, screen: Screen) -> Path:
     write_json(folder / "sites.json", [about_site(s, held_out=n in config.hold_out) for n, s in sites.items()])
     training = {name: site for name, site in sites.items() if name not in config.hold_out}
     precision = json.loads((folder / "config.json").read_text())["precision"]
-    _check_promises(config, training)
+    check_promises_with(config, len(training))
     identity = make_identities(folder, training) if config.aggregation.mode == "private" else None
     campaign = Campaign(config, folder, training, precision, events, screen, identity)
     grid = _grid(config, folder, training, screen)
@@ -109,28 +106,6 @@ def executors_of_run(run: str) -> ExecutorOf:
         return emulated(own, emulation.load(Path(config.emulate))) if config.emulate else own
 
     return executor_of
-
-
-def _check_promises(config: SimConfig, sites: Collection[str]) -> None:
-    """Refuses what a run cannot keep; how many sites train is known only now."""
-    try:
-        check_promises(
-            config.aggregation,
-            config.dp,
-            sites=len(sites),
-            wire=config.wire,
-            student=config.student,
-            teacher=config.teacher,
-            arms=config.arms,
-            searches=bool(config.search),
-        )
-    except ValueError as error:
-        raise OmniFedError(
-            "OF102",
-            "The configuration must match its schema; unknown keys are refused.",
-            seen=f"the options: {error}",
-            remedy="Correct or remove the named keys.",
-        ) from None
 
 
 def _tell_skipped(sites: dict[str, SiteData], events: EventLog, screen: Screen) -> None:

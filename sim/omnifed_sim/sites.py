@@ -8,6 +8,7 @@ from pathlib import Path
 from omnifed.data.prepare import SiteData, prepare
 from omnifed.data.site_folder import load_site
 from omnifed.errors import OmniFedError
+from omnifed.privacy.rules import check_promises
 from omnifed.progress import Progress
 from omnifed_sim.config import SimConfig
 from omnifed_sim.phantoms import write_preset
@@ -19,13 +20,40 @@ def check_sites(config: SimConfig) -> None:
     """Refuses sites that are not there, before anything is made; the hospitals of a cut site are not known yet.
 
     Raises:
-        OmniFedError: OF111 for an absent data folder, OF112 for an unknown site, OF113 if no site is left.
+        OmniFedError: OF111 for an absent data folder, OF112 for an unknown site, OF113 if no site is left, OF102 if
+            they are too few for what is promised.
     """
     found = _real(config) if config.data else {plan.name: Path(plan.name) for plan in PRESETS[config.preset]}
     if config.split:
         _known([config.split.partition(":")[0]], found)
     else:
-        _choose(config, found)
+        check_promises_with(config, sum(folder.name not in config.hold_out for folder in _choose(config, found)))
+
+
+def check_promises_with(config: SimConfig, sites: int) -> None:
+    """Refuses what a run with so many sites that train cannot keep.
+
+    Raises:
+        OmniFedError: OF102.
+    """
+    try:
+        check_promises(
+            config.aggregation,
+            config.dp,
+            sites=sites,
+            wire=config.wire,
+            student=config.student,
+            teacher=config.teacher,
+            arms=config.arms,
+            searches=bool(config.search),
+        )
+    except ValueError as error:
+        raise OmniFedError(
+            "OF102",
+            "The configuration must match its schema; unknown keys are refused.",
+            seen=f"the options: {error}",
+            remedy="Correct or remove the named keys.",
+        ) from None
 
 
 def site_folders(config: SimConfig, out: Path, progress: Progress | None = None) -> list[Path]:

@@ -120,6 +120,7 @@ def test_what_is_wrong_is_said_before_anything_is_made_or_loaded(tmp_path: Path)
         (["--out", new, "--data", sites, "--split", "two:2"], "OF112: "),
         (["--out", run, "--overwrite", "--sites", "mars"], "OF112: "),
         (["--out", new, "--data", sites, "--hold-out", "one"], "OF113: "),
+        (["--out", new, "--sites", "abdominal_ct,brain_mri", "--aggregation", "private"], "OF102: "),
         (["--out", new, "--emulate", tmp_path / "absent.toml"], "OF101: "),
         (["--out", new, "--emulate", tmp_path / "slow.toml"], "OF710: "),
         (["phantoms", new, "--preset", "nonsense"], "OF102: "),

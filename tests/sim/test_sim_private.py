@@ -16,9 +16,9 @@ from omnifed_sim.campaign import Campaign
 from omnifed_sim.config import SimConfig
 from omnifed_sim.console import Screen
 from omnifed_sim.identities import make_identities
-from omnifed_sim.run import _check_promises, _grid
+from omnifed_sim.run import _grid
 from omnifed_sim.run_folder import open_run
-from omnifed_sim.sites import prepare_sites, site_folders
+from omnifed_sim.sites import check_promises_with, prepare_sites, site_folders
 
 NAMES = ("north", "east", "south")
 BASE = {
@@ -67,5 +67,5 @@ def test_a_private_simulation_is_the_plain_one_without_its_figures(tmp_path: Pat
 def test_what_cannot_be_private_is_said_before_anything_is_asked(values, sites, why) -> None:
     config = SimConfig.model_validate({**BASE, "aggregation": "private", **values})
     with pytest.raises(OmniFedError, match=why) as caught:
-        _check_promises(config, sites)
+        check_promises_with(config, len(sites))
     assert caught.value.code == "OF102"
