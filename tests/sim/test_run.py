@@ -19,7 +19,8 @@ from omnifed_sim.config import SimConfig
 
 SIM = Path(sys.executable).parent / "omnifed-sim"
 TINY = [
-    "--preset", "hospitals", "--sites", "north,east", "--hold-out", "west", "--arms", "local,omnikd,central",
+    "--config", str(Path(__file__).with_name("small.toml")), "--preset", "hospitals", "--sites", "north,east",
+    "--hold-out", "west", "--arms", "local,omnikd,central",
     "--rounds", "2", "--steps", "2", "--teacher-steps", "2", "--image-size", "32",
     "--student", "omnisegnet:alpha=0.6,beta=0.5,stem_stride=2",
 ]  # fmt: skip

@@ -18,7 +18,8 @@ from omnifed_sim.options import target
 
 SIM = Path(sys.executable).parent / "omnifed-sim"
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-TINY = ["--preset", "hospitals", "--sites", "north,east", "--image-size", "32"]
+SMALL = str(Path(__file__).with_name("small.toml"))
+TINY = ["--config", SMALL, "--preset", "hospitals", "--sites", "north,east", "--image-size", "32"]
 ARCHITECTURE = [
     "search",
     "architecture",
