@@ -482,9 +482,10 @@ def run_for_kill(folder: Path, wire: str) -> ArmResult:
 
 
 # fp32: arm.json, start, and in each of two rounds two replies, the state and the record: before and after each.
-# int8-delta: in each round also what the sites will hold, and at both sites what they hold, the round and the reply.
+# int8-delta: in each round also what the sites will hold, and at both sites what they hold, the round and the reply;
+# once at both sites the key of their vault.
 @pytest.mark.slow
-@pytest.mark.parametrize(("wire", "writes"), [("fp32", 2 + 2 * 4), ("int8-delta", 2 + 2 * (4 + 1 + 2 * 3))])
+@pytest.mark.parametrize(("wire", "writes"), [("fp32", 2 + 2 * 4), ("int8-delta", 2 + 2 * (4 + 1 + 2 * 3) + 2)])
 def test_killed_at_every_write_it_ends_with_the_same_weights(tmp_path, wire, writes):
     """kill -9 before and after each write of run_arm, then resume: bit for bit the undisturbed weights."""
     expected = run_for_kill(tmp_path / "undisturbed", wire)
