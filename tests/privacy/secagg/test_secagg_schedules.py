@@ -64,13 +64,10 @@ def play(seed: int) -> tuple[str, int]:
     return "sum", len(names) - len(here)
 
 
-@pytest.mark.parametrize(
-    "seeds", [range(130), pytest.param(range(130, SCHEDULES), marks=pytest.mark.slow)], ids=["some", "others"]
-)
-def test_random_schedules(seeds: range) -> None:
-    ends = [play(seed) for seed in seeds]
+def test_random_schedules() -> None:
+    ends = [play(seed) for seed in range(SCHEDULES)]
     outcomes = [outcome for outcome, _ in ends]
-    assert outcomes.count("sum") > len(seeds) / 2
+    assert outcomes.count("sum") > SCHEDULES / 2
     assert {"keys", "shares", "masked", "unmask"} <= set(outcomes)
     assert {0, 1, 2, 3} <= {drops for outcome, drops in ends if outcome == "sum"}
 
