@@ -15,8 +15,10 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -197,10 +199,15 @@ class _QuickTime:
 
 
 class _NodeStatus:
-    """What a supervisor cannot see from outside: when the SuperLink answered last, and what was delivered."""
+    """What a supervisor cannot see from outside: when the SuperLink answered last, and what was delivered.
+
+    Told by two threads, the node's work and its heartbeat. Flower ends a heartbeat at any exception, and a node without
+    one is offline for good a minute later: a note may be lost, it never fails.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.contact, self.delivered, self.lost = path, 0.0, 0, 0
+        self._writing = threading.Lock()
 
     def watch(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """Notes the time of each answer."""
@@ -241,8 +248,9 @@ class _NodeStatus:
 
     def _write(self) -> None:
         part = self.path.with_suffix(".part")
-        part.write_text(json.dumps({"contact": self.contact, "delivered": self.delivered, "lost": self.lost}))
-        part.replace(self.path)
+        with self._writing, suppress(OSError):
+            part.write_text(json.dumps({"contact": self.contact, "delivered": self.delivered, "lost": self.lost}))
+            part.replace(self.path)
 
 
 def _end_with_parent() -> None:

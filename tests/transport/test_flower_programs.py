@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -200,6 +201,17 @@ def test_a_node_notes_contacts_and_what_it_delivered(tmp_path: Path) -> None:
     counted(state=["train.fit"], object_store=None, send=lambda m: None, push_object=broken)
     found = json.loads(status.path.read_text())
     assert (found["delivered"], found["lost"]) == (1, 1)
+
+
+def test_a_note_never_ends_a_nodes_heartbeat(tmp_path: Path) -> None:
+    # Work and heartbeat are two threads; Flower ends the heartbeat, and with it the site, at any exception.
+    status = _NodeStatus(tmp_path / "node.json")
+    calls = [status.watch(lambda x: x)] * 2000
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda call: call(1), calls)) == [1] * 2000
+    assert json.loads(status.path.read_text())["contact"] == status.contact
+    lost = _NodeStatus(tmp_path / "no such folder" / "node.json")  # stands for a full disk too
+    assert lost.watch(lambda x: x)(1) == 1
 
 
 def test_a_superexec_without_its_parent_ends_although_its_node_never_answers(tmp_path: Path) -> None:
