@@ -11,6 +11,7 @@ from torch import Tensor
 
 from omnifed.data.augment import UPRIGHT, Augment, grid, jitter, warp
 from omnifed.data.prepared import Prepared
+from omnifed.data.views import apply_view
 from omnifed.errors import OmniFedError
 from omnifed.models.base import Out
 from omnifed.training.batch import Batch
@@ -139,8 +140,6 @@ class Batches:
         )
 
     def _view(self, rows: np.ndarray, draws: np.ndarray, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Out]:
-        from omnifed.data.views import apply_view
-
         assert self.cache is not None
         keys = [self.prepared.keys[row] for row in rows]
         views = [int(draw) % self.views if self._augment is not None else 0 for draw in draws]
