@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -107,8 +108,7 @@ def load_teacher(spec: TeacherSpec | None, data: SiteData, store: SiteStore, che
 
 
 def _build(spec: TeacherSpec, data: SiteData, store: SiteStore, checkpoints: Path | None) -> Teacher:
-    if spec.public and Path(spec.checkpoint).resolve().is_relative_to(store.folder.resolve()):
-        # A coordinator could name a model that this site has exported: it knows its hash.
+    if spec.public and _made_here(spec, store):
         raise OmniFedError(
             "OF856",
             "A public teacher comes from outside the site: what the site made has seen its patients.",
@@ -116,3 +116,11 @@ def _build(spec: TeacherSpec, data: SiteData, store: SiteStore, checkpoints: Pat
             remedy="Name a model that was trained elsewhere.",
         )
     return build_teacher(spec, data.config.spec, image_size=data.train.images.shape[2:], checkpoint_dir=checkpoints)
+
+
+def _made_here(spec: TeacherSpec, store: SiteStore) -> bool:
+    """Whether a file lies in the state folder, or is a copy of a model there: a coordinator knows hashes of exports."""
+    if Path(spec.checkpoint).resolve().is_relative_to(store.folder.resolve()):
+        return True
+    exported = store.folder.rglob("model.onnx")
+    return any(hashlib.sha256(path.read_bytes()).hexdigest() == spec.sha256.lower() for path in exported)

@@ -104,7 +104,8 @@ def test_what_the_site_made_itself_is_no_public_teacher(data: SiteData, teacher:
     own.parent.mkdir(parents=True)
     own.write_bytes(Path(teacher.checkpoint).read_bytes())
     (tmp_path / "elsewhere").symlink_to(own)
-    for path in (own, own.parent / ".." / "fedavg" / "model.onnx", tmp_path / "elsewhere"):
+    copied = Path(teacher.checkpoint)  # the same bytes outside of the state folder, as a model in use lies
+    for path in (own, own.parent / ".." / "fedavg" / "model.onnx", tmp_path / "elsewhere", copied):
         reply = teach(SiteExecutor(data, tmp_path), teacher.model_copy(update={"checkpoint": str(path)}))
         assert isinstance(reply, FailedReply)
         assert reply.code == "OF856"
