@@ -35,7 +35,7 @@ def enrol(site: Site = "", state: State = None, out: Out = None) -> None:
 
     Example: `omnifed-client enrol --site ct`
     """
-    _hand_over(site, enrolment.enrol(identity_folder(site, state), site), out)
+    _hand_over(site, enrolment.enrol(identity_folder(site, state), site), out, state)
 
 
 @commands.command()
@@ -47,7 +47,7 @@ def rotate(site: Site = "", state: State = None, out: Out = None) -> None:
 
     Example: `omnifed-client rotate --site ct`
     """
-    _hand_over(site, enrolment.renew(identity_folder(site, state)), out)
+    _hand_over(site, enrolment.renew(identity_folder(site, state)), out, state)
 
 
 @commands.command()
@@ -79,7 +79,8 @@ def join(
     identity = enrolment.join(folder, signed)
     console.print(f"{identity.site} has joined {opened.federation}, until {opened.expires:%Y-%m-%d}.", style="green")
     if first_policy(folder, identity.key, opened.policy):
-        console.print(f"Review {folder / FILE}: omnifed-client policy show --site {identity.site}", style="green")
+        command = f"omnifed-client policy show --site {identity.site}{_there(state)}"
+        console.print(f"Review {folder / FILE}: {command}", style="green")
     say_differences(console, identity)
     for line in warnings_of_site(identity):
         console.print(line, style="yellow")
@@ -107,12 +108,18 @@ def say_differences(console: Console, identity: SiteIdentity) -> None:
             console.print(f"  {line}", style="yellow")
 
 
-def _hand_over(site: str, request: Signed, out: Path | None) -> None:
+def _there(state: Path | None) -> str:
+    """What the next command must be told of the state folder."""
+    return f" --state {state}" if state else ""
+
+
+def _hand_over(site: str, request: Signed, out: Path | None, state: Path | None) -> None:
     file = out or Path(f"{site}-request.json")
     write_atomic(file, request.to_json())
     console = _console()
     console.print(
-        f"Send {file} to the coordinator; nothing in it is secret. Then: omnifed-client join KIT", style="green"
+        f"Send {file} to the coordinator; nothing in it is secret. Then: omnifed-client join KIT{_there(state)}",
+        style="green",
     )
     console.print(f"fingerprint, to read to the coordinator by telephone: {fingerprint(request.key)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -99,6 +100,15 @@ def test_from_enrolling_to_joined(hospital: Hospital) -> None:
     assert SiteIdentity.load(hospital.state / "identity").key.public == request.key
     # Known by now: nobody is asked twice.
     assert hospital.run("join", "kit.json").returncode == 0
+
+
+def test_each_command_names_the_next_one_as_it_must_be_given(hospital: Hospital) -> None:
+    done = hospital.run("enrol", "--site", "ct", "--state", "own")
+    assert "omnifed-client join KIT --state own" in done.stdout
+    hospital.answer()
+    done = hospital.run("join", "kit.json", "--state", "own", "--yes")
+    (told,) = re.findall("omnifed-client (policy show .*)", done.stdout)
+    assert hospital.run(*told.split()).returncode == 0
 
 
 def test_a_no_joins_nothing(hospital: Hospital) -> None:
